@@ -1,1 +1,48 @@
-fn main() {}
+//! pepsal: a TCP performance enhancing proxy (RFC 3135, split connection) for satellite terminals.
+//!
+//! The path of a connection: `queue` (netfilter hands over a SYN), `syn` (what it is), `queuer` (claims one of
+//! the `slots`, begins the server leg: `legs`), `handshake` (injects the SYN through `tun`, accepts the client
+//! leg, joins the two), `worker` and `relay` (bytes both ways, through `pipes`, until both ends have closed).
+//! `daemon` starts and stops all that; `rules` prints what the firewall has to do.
+#![deny(unsafe_code)]
+
+mod bitmap;
+mod cli;
+mod daemon;
+mod error;
+mod handshake;
+mod legs;
+mod log;
+mod pep;
+mod pipes;
+mod queue;
+mod queuer;
+mod relay;
+mod rules;
+mod slots;
+mod syn;
+mod sys;
+mod tun;
+mod worker;
+
+use std::process::ExitCode;
+
+use cli::Command;
+
+fn main() -> ExitCode {
+    let command = match cli::parse() {
+        Ok(command) => command,
+        Err(code) => return code,
+    };
+    let done = match &command {
+        Command::Run(options) => daemon::run(options),
+        Command::Rules(options) => rules::print(options),
+    };
+    match done {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(error) => {
+            eprintln!("pepsal: {error}");
+            ExitCode::FAILURE
+        }
+    }
+}

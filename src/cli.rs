@@ -1,0 +1,312 @@
+//! The command line. A field's doc comment is its help text (argh).
+#![forbid(unsafe_code)]
+
+use std::fmt::Display;
+use std::ops::RangeInclusive;
+use std::process::ExitCode;
+use std::str::FromStr;
+
+use argh::FromArgs;
+
+use crate::pep::Handshake;
+use crate::relay::Side;
+use crate::rules::{Cidr, Format, PortRange};
+use crate::slots::MAX_SLOTS;
+
+/// The exit code of a command line that cannot be understood.
+const USAGE: u8 = 2;
+
+/// TCP performance enhancing proxy for satellite links.
+#[derive(FromArgs)]
+struct Arguments {
+    /// print the version and exit
+    #[argh(switch)]
+    version: bool,
+
+    #[argh(subcommand)]
+    command: Option<Command>,
+}
+
+#[derive(FromArgs)]
+#[argh(subcommand)]
+pub enum Command {
+    Run(Run),
+    Rules(Rules),
+}
+
+/// Steal, split and relay TCP connections until SIGTERM. Stays in the foreground.
+#[derive(FromArgs)]
+#[argh(subcommand, name = "run")]
+pub struct Run {
+    /// port of the listener (5000)
+    #[argh(option, short = 'p', arg_name = "PORT", default = "5000", from_str_fn(port))]
+    pub port: u16,
+
+    /// netfilter queue number (5000)
+    #[argh(option, short = 'q', arg_name = "QUEUE", default = "5000")]
+    pub queue: u16,
+
+    /// most connections at a time, 1 to 16384 (1024)
+    #[argh(option, short = 'c', arg_name = "MAX_CONNS", default = "1024", from_str_fn(slots))]
+    pub max_conns: usize,
+
+    /// worker threads, 1 to 64 (one per core)
+    #[argh(option, short = 'T', arg_name = "THREADS", from_str_fn(threads))]
+    pub threads: Option<usize>,
+
+    /// name of the TUN device to make (pepsal0)
+    #[argh(option, arg_name = "DEV", default = "String::from(\"pepsal0\")", from_str_fn(device))]
+    pub device: String,
+
+    /// answer the client when the server has answered (deferred, the default) or at once (early)
+    #[argh(option, arg_name = "deferred|early", default = "Handshake::Deferred", from_str_fn(handshake))]
+    pub handshake: Handshake,
+
+    /// let servers see the client's address; needs what 'pepsal rules --transparent' prints
+    #[argh(switch)]
+    pub transparent: bool,
+
+    /// which leg crosses the satellite: server (a terminal, the default) or client (a gateway)
+    #[argh(option, arg_name = "server|client", default = "Side::Server", from_str_fn(side))]
+    pub satellite: Side,
+
+    /// congestion control of the satellite leg (the system's)
+    #[argh(option, short = 'C', arg_name = "NAME")]
+    pub congestion: Option<String>,
+
+    /// rate of the satellite link from clients to servers in Mbit/s
+    #[argh(option, arg_name = "MBIT", from_str_fn(rate))]
+    pub rate_up: Option<u32>,
+
+    /// rate of the satellite link from servers to clients in Mbit/s
+    #[argh(option, arg_name = "MBIT", from_str_fn(rate))]
+    pub rate_down: Option<u32>,
+
+    /// round trip time of the satellite link in ms, 1 to 10000
+    #[argh(option, arg_name = "MS", from_str_fn(rtt))]
+    pub rtt: Option<u32>,
+
+    /// largest segment on the satellite leg in bytes, 88 to 32767
+    #[argh(option, arg_name = "BYTES", from_str_fn(mss))]
+    pub mss: Option<u32>,
+
+    /// how long a server may take to answer, 1 to 120 seconds (20)
+    #[argh(option, arg_name = "SECONDS", default = "20", from_str_fn(connect_timeout))]
+    pub connect_timeout: u64,
+
+    /// how long connections may go on after SIGTERM, 0 to 3600 seconds (30)
+    #[argh(option, arg_name = "SECONDS", default = "30", from_str_fn(drain))]
+    pub drain: u64,
+
+    /// log every connection, and to stderr instead of syslog
+    #[argh(switch, short = 'v')]
+    pub verbose: bool,
+}
+
+/// Print the firewall rules that bring connections to 'pepsal run'.
+#[derive(FromArgs)]
+#[argh(subcommand, name = "rules")]
+pub struct Rules {
+    /// devices that clients are behind, comma-separated; a pattern may end in *
+    #[argh(option, arg_name = "DEV[,DEV]")]
+    pub lan: String,
+
+    /// devices that servers are behind, comma-separated; a pattern may end in *
+    #[argh(option, arg_name = "DEV[,DEV]")]
+    pub wan: String,
+
+    /// port of the listener (5000)
+    #[argh(option, short = 'p', arg_name = "PORT", default = "5000", from_str_fn(port))]
+    pub port: u16,
+
+    /// netfilter queue number (5000)
+    #[argh(option, short = 'q', arg_name = "QUEUE", default = "5000")]
+    pub queue: u16,
+
+    /// name of the daemon's TUN device (pepsal0)
+    #[argh(option, arg_name = "DEV", default = "String::from(\"pepsal0\")", from_str_fn(device))]
+    pub device: String,
+
+    /// add what 'pepsal run --transparent' needs
+    #[argh(switch)]
+    pub transparent: bool,
+
+    /// server ports that pass untouched, such as 22,8000-8100
+    #[argh(option, arg_name = "LIST", default = "List(Vec::new())", from_str_fn(list))]
+    pub exclude_port: List<PortRange>,
+
+    /// client addresses and prefixes that pass untouched, such as 192.168.1.9,fd00::/64
+    #[argh(option, arg_name = "CIDRS", default = "List(Vec::new())", from_str_fn(list))]
+    pub exclude_client: List<Cidr>,
+
+    /// server addresses and prefixes that pass untouched
+    #[argh(option, arg_name = "CIDRS", default = "List(Vec::new())", from_str_fn(list))]
+    pub exclude_server: List<Cidr>,
+
+    /// nft (the default), iptables or ip6tables
+    #[argh(option, arg_name = "nft|iptables|ip6tables", default = "Format::Nft", from_str_fn(format))]
+    pub format: Format,
+}
+
+/// One argument with several values (argh takes a bare `Vec` for a repeated option).
+pub struct List<T>(pub Vec<T>);
+
+/// The command that was asked for, or the exit code after help, version or a usage error was printed.
+pub fn parse() -> Result<Command, ExitCode> {
+    let arguments: Vec<String> =
+        std::env::args_os().skip(1).map(|argument| argument.to_string_lossy().into_owned()).collect();
+    let arguments: Vec<&str> = arguments.iter().map(String::as_str).collect();
+    match Arguments::from_args(&["pepsal"], &arguments) {
+        Ok(Arguments { version: true, .. }) => {
+            println!("pepsal {}", env!("CARGO_PKG_VERSION"));
+            Err(ExitCode::SUCCESS)
+        }
+        Ok(Arguments { command: Some(command), .. }) => Ok(command),
+        Ok(_) => Err(usage_error("a command is missing")),
+        Err(exit) if exit.status.is_ok() => {
+            println!("{}", exit.output.trim_end());
+            Err(ExitCode::SUCCESS)
+        }
+        Err(exit) => Err(usage_error(&one_line(&exit.output))),
+    }
+}
+
+fn usage_error(what: &str) -> ExitCode {
+    eprintln!("pepsal: {what} (see 'pepsal --help', 'pepsal run --help', 'pepsal rules --help')");
+    ExitCode::from(USAGE)
+}
+
+/// argh speaks in several lines with capital letters.
+fn one_line(output: &str) -> String {
+    let mut words = output.split_whitespace();
+    let mut line = words.next().unwrap_or("").to_lowercase();
+    for word in words.take_while(|&word| word != "Run") {
+        line.push(' ');
+        line.push_str(word);
+    }
+    line
+}
+
+fn number<T>(text: &str, range: RangeInclusive<T>) -> Result<T, String>
+where
+    T: FromStr + PartialOrd + Display,
+{
+    let outside = || format!("not a whole number from {} to {}", range.start(), range.end());
+    match text.parse() {
+        Ok(number) if range.contains(&number) => Ok(number),
+        _ => Err(outside()),
+    }
+}
+
+fn port(text: &str) -> Result<u16, String> {
+    number(text, 1..=u16::MAX)
+}
+
+fn slots(text: &str) -> Result<usize, String> {
+    number(text, 1..=MAX_SLOTS)
+}
+
+fn threads(text: &str) -> Result<usize, String> {
+    number(text, 1..=64)
+}
+
+fn rtt(text: &str) -> Result<u32, String> {
+    number(text, 1..=10_000)
+}
+
+/// The limits are the kernel's: TCP_MIN_MSS and MAX_TCP_WINDOW in net/tcp.h.
+fn mss(text: &str) -> Result<u32, String> {
+    number(text, 88..=32_767)
+}
+
+fn connect_timeout(text: &str) -> Result<u64, String> {
+    number(text, 1..=120)
+}
+
+fn drain(text: &str) -> Result<u64, String> {
+    number(text, 0..=3600)
+}
+
+/// Mbit/s with up to three decimals, as bytes per second.
+fn rate(text: &str) -> Result<u32, String> {
+    let complaint = || String::from("not a rate from 0.001 to 10000 Mbit/s");
+    let (whole, fraction) = text.split_once('.').unwrap_or((text, ""));
+    let digits = |text: &str| text.bytes().all(|byte| byte.is_ascii_digit());
+    if !digits(whole) || !digits(fraction) || fraction.len() > 3 {
+        return Err(complaint());
+    }
+    let kbit: Option<u32> = format!("{whole}{fraction:0<3}").parse().ok();
+    match kbit {
+        Some(kbit @ 1..=10_000_000) => Ok(kbit * 125),
+        _ => Err(complaint()),
+    }
+}
+
+pub(crate) fn device(text: &str) -> Result<String, String> {
+    let allowed = |byte: u8| byte.is_ascii_graphic() && !b"/\"'`$;{},*+".contains(&byte);
+    // IFNAMSIZ counts the closing zero.
+    if (1..libc::IFNAMSIZ).contains(&text.len()) && text.bytes().all(allowed) {
+        Ok(text.to_owned())
+    } else {
+        Err(format!("'{text}' is no device name (1 to 15 letters, digits, - . _)"))
+    }
+}
+
+fn handshake(text: &str) -> Result<Handshake, String> {
+    match text {
+        "deferred" => Ok(Handshake::Deferred),
+        "early" => Ok(Handshake::Early),
+        _ => Err("neither deferred nor early".into()),
+    }
+}
+
+fn side(text: &str) -> Result<Side, String> {
+    match text {
+        "server" => Ok(Side::Server),
+        "client" => Ok(Side::Client),
+        _ => Err("neither server nor client".into()),
+    }
+}
+
+fn format(text: &str) -> Result<Format, String> {
+    match text {
+        "nft" => Ok(Format::Nft),
+        "iptables" => Ok(Format::Iptables),
+        "ip6tables" => Ok(Format::Ip6tables),
+        _ => Err("none of nft, iptables, ip6tables".into()),
+    }
+}
+
+fn list<T: FromStr<Err = String>>(text: &str) -> Result<List<T>, String> {
+    let items: Result<_, _> = text.split(',').map(|item| item.trim().parse()).collect();
+    items.map(List)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn rates_are_read_with_up_to_three_decimals() {
+        assert_eq!(rate("5"), Ok(625_000));
+        assert_eq!(rate("0.25"), Ok(31_250));
+        assert_eq!(rate("10000"), Ok(1_250_000_000));
+        for bad in ["", "0", "-1", "1.2345", "10001", "five", "1e3", "+5"] {
+            assert!(rate(bad).is_err(), "{bad}");
+        }
+    }
+
+    #[test]
+    fn device_names_are_those_that_rules_can_quote() {
+        assert!(device("br-lan.10@x").is_ok());
+        for bad in ["", "sixteen-letters-", "a b", "a\"b", "a/b", "a*", "a\nb"] {
+            assert!(device(bad).is_err(), "{bad}");
+        }
+    }
+
+    #[test]
+    fn complaints_are_one_line() {
+        let complaint = "Error parsing option '-p' with value 'x': not a whole number\n";
+        assert_eq!(one_line(complaint), "error parsing option '-p' with value 'x': not a whole number");
+    }
+}

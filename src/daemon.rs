@@ -1,0 +1,196 @@
+//! Start and end of the daemon; the main thread.
+//!
+//! Everything that can be missing is asked for before the first SYN is stolen, so a daemon that cannot run
+//! leaves the router forwarding as before. SIGTERM or SIGINT: no more stealing, connections may go on for a
+//! bounded time, a second signal ends them at once. Whatever is left is reset by the exit itself (see `legs`).
+#![forbid(unsafe_code)]
+
+use std::net::SocketAddr;
+use std::panic;
+use std::process::abort;
+use std::sync::Arc;
+use std::thread;
+use std::time::{Duration, Instant};
+
+use nix::errno::Errno;
+use nix::sys::epoll::{Epoll, EpollCreateFlags, EpollEvent, EpollFlags, EpollTimeout};
+use nix::sys::resource::{Resource, getrlimit, setrlimit};
+use nix::sys::signal::{SigSet, Signal};
+use nix::sys::signalfd::{SfdFlags, SignalFd};
+
+use crate::cli::Run;
+use crate::error::Error;
+use crate::legs::{self, LegOptions, Satellite};
+use crate::pep::{Pep, Seat, Token};
+use crate::pipes::MAX_PIPES;
+use crate::queue::{self, SynQueue};
+use crate::slots::Slots;
+use crate::tun::Tun;
+use crate::worker::Worker;
+use crate::{log, queuer};
+
+/// Bytes of stack for a worker and the queuer. musl's default is 128 KiB; no thread recurses or keeps a
+/// buffer on its stack, but for the 8 KiB in which nfq builds a message.
+const STACK: usize = 64 * 1024;
+
+/// SYNs that may wait for the queuer beside those that are held, before netfilter passes them.
+const BURST: u32 = 1024;
+
+/// How often the end of the last connection is looked for while draining.
+const DRAIN_POLL_MS: u16 = 50;
+
+pub fn run(options: &Run) -> Result<(), Error> {
+    log::start(options.verbose);
+    abort_on_panic();
+    let signals = Signals::block().map_err(|errno| Error::system("block", "signals", errno, ""))?;
+    let (pep, queue) = prepare(options)?;
+    let pep = Arc::new(pep);
+    for index in 0..pep.workers.len() {
+        let pep = Arc::clone(&pep);
+        spawn("worker", move || Worker::new(&pep, index).run())?;
+    }
+    let shared = Arc::clone(&pep);
+    spawn("queuer", move || queuer::run(&shared, queue))?;
+    log::notice(format_args!(
+        "ready: {} slots, {} workers, queue {}, port {}, device {}",
+        options.max_conns,
+        pep.workers.len(),
+        options.queue,
+        options.port,
+        options.device,
+    ));
+    signals.wait_for_end();
+    pep.stop_stealing();
+    drain(&pep, &signals, Duration::from_secs(options.drain));
+    Ok(())
+}
+
+fn prepare(options: &Run) -> Result<(Pep, SynQueue), Error> {
+    let leg_options = LegOptions {
+        satellite: Satellite {
+            side: options.satellite,
+            congestion: options.congestion.clone(),
+            rates: [options.rate_up, options.rate_down],
+            rtt: options.rtt,
+            mss: options.mss,
+        },
+        transparent: options.transparent,
+    };
+    leg_options.satellite.check()?;
+    let cores = || thread::available_parallelism().map_or(1, |cores| cores.get().min(64));
+    let threads = options.threads.unwrap_or_else(cores);
+    raise_descriptor_limit(options.max_conns, threads)?;
+
+    let tun = Tun::create(&options.device)?;
+    // A held SYN stays in the queue, so the queue must be longer than the slots are many.
+    let (queue, verdicts) = queue::bind(options.queue, options.max_conns as u32 + BURST)?;
+    let backlog = options.max_conns as i32;
+    let listeners = tun
+        .addresses()
+        .map(|ip| legs::listen_at(SocketAddr::new(ip, options.port), backlog, &leg_options))
+        .collect::<Result<heapless::Vec<_, 2>, _>>()?;
+    let seats = (0..threads)
+        .map(|_| {
+            let seat = Seat::new()?;
+            for (index, listener) in listeners.iter().enumerate() {
+                // Level-triggered; the kernel wakes one of the workers for a new connection.
+                let interest = EpollFlags::EPOLLIN | EpollFlags::EPOLLEXCLUSIVE;
+                let event = EpollEvent::new(interest, Token::Listener(index).into());
+                seat.epoll.add(listener, event)?;
+            }
+            Ok(seat)
+        })
+        .collect::<Result<Box<[Seat]>, _>>()
+        .map_err(|errno| Error::system("prepare", "the workers", errno, ""))?;
+    let pep = Pep::new(
+        Slots::new(options.max_conns),
+        seats,
+        verdicts,
+        tun,
+        listeners,
+        leg_options,
+        options.handshake,
+        Duration::from_secs(options.connect_timeout),
+    );
+    Ok((pep, queue))
+}
+
+/// Two descriptors a slot, two a pipe, a few for the rest.
+fn raise_descriptor_limit(slots: usize, threads: usize) -> Result<(), Error> {
+    let needed = (2 * slots + threads * (2 * MAX_PIPES + 8) + 64) as u64;
+    let raise = || {
+        let (soft, hard) = getrlimit(Resource::RLIMIT_NOFILE)?;
+        match soft < needed {
+            true => setrlimit(Resource::RLIMIT_NOFILE, needed, hard.max(needed)),
+            false => Ok(()),
+        }
+    };
+    raise().map_err(|errno| {
+        let remedy = "raise the hard limit, for procd with 'limits nofile', or ask for fewer slots with -c";
+        let object = format!("the file descriptor limit to {needed}");
+        Error::system("raise", object, errno, remedy)
+    })
+}
+
+fn spawn(name: &str, work: impl FnOnce() + Send + 'static) -> Result<(), Error> {
+    let thread = thread::Builder::new().name(name.into()).stack_size(STACK);
+    thread.spawn(work).map(drop).map_err(|error| {
+        let errno = Errno::from_raw(error.raw_os_error().unwrap_or(libc::EAGAIN));
+        Error::system("start", format!("thread {name}"), errno, "")
+    })
+}
+
+/// A thread that is gone would leave a daemon that holds SYNs and answers none: end the whole process, so
+/// that its supervisor starts it again and netfilter's bypass lets SYNs pass meanwhile.
+fn abort_on_panic() {
+    panic::set_hook(Box::new(|panic| {
+        log::warn(format_args!("internal error, ending at once: {panic}"));
+        abort();
+    }));
+}
+
+fn drain(pep: &Pep, signals: &Signals, longest: Duration) {
+    let started = Instant::now();
+    log::notice(format_args!(
+        "ending: new connections pass direct, {} may go on for {} s",
+        pep.slots.used(),
+        longest.as_secs()
+    ));
+    while pep.slots.used() > 0 && started.elapsed() < longest && !signals.ended_within(DRAIN_POLL_MS) {}
+    match pep.slots.used() {
+        0 => log::notice(format_args!("ended")),
+        left => log::notice(format_args!("ended, resetting {left} connections")),
+    }
+}
+
+/// The signals that the main thread waits for; blocked in every thread.
+struct Signals {
+    fd: SignalFd,
+    epoll: Epoll,
+}
+
+impl Signals {
+    /// To be called before any thread starts, which inherits the mask.
+    fn block() -> Result<Signals, Errno> {
+        let mask: SigSet = [Signal::SIGTERM, Signal::SIGINT, Signal::SIGHUP].into_iter().collect();
+        mask.thread_block()?;
+        let fd = SignalFd::with_flags(&mask, SfdFlags::SFD_CLOEXEC | SfdFlags::SFD_NONBLOCK)?;
+        let epoll = Epoll::new(EpollCreateFlags::EPOLL_CLOEXEC)?;
+        epoll.add(&fd, EpollEvent::new(EpollFlags::EPOLLIN, 0))?;
+        Ok(Signals { fd, epoll })
+    }
+
+    fn wait_for_end(&self) {
+        while !self.ended_within(EpollTimeout::NONE) {}
+    }
+
+    /// Whether SIGTERM or SIGINT comes within the time. SIGHUP is reserved.
+    fn ended_within(&self, timeout: impl Into<EpollTimeout>) -> bool {
+        // A failed wait is an interrupted one; the caller waits again.
+        let _ = self.epoll.wait(&mut [EpollEvent::empty()], timeout);
+        match self.fd.read_signal() {
+            Ok(Some(signal)) => signal.ssi_signo != Signal::SIGHUP as u32,
+            _ => false,
+        }
+    }
+}

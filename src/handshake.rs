@@ -1,0 +1,126 @@
+//! From the stolen SYN to the split connection: the steps between the queuer and the relay.
+//!
+//! Called by the queuer (early) and by workers. Each step takes the slot's lock with it and lets go of it
+//! before a system call that writes to the kernel's queue or device.
+#![forbid(unsafe_code)]
+
+use std::mem;
+use std::net::SocketAddr;
+use std::os::fd::{AsFd, OwnedFd};
+use std::sync::MutexGuard;
+use std::time::{Duration, Instant};
+
+use nix::errno::Errno;
+use nix::sys::epoll::EpollFlags;
+use nix::sys::socket::{SockaddrIn, SockaddrIn6, getsockopt, sockopt};
+
+use crate::log;
+use crate::pep::{Handshake, Pep};
+use crate::relay::{Connection, Leg, Side};
+use crate::slots::{Endpoints, Held, Injected, Slot, SlotId, Stage};
+use crate::sys;
+
+/// How long a client may take to complete the handshake with the listener.
+const ACCEPT_TIMEOUT: Duration = Duration::from_secs(10);
+
+/// Writes the SYN to the TUN device in place of the queued packet, which is dropped.
+pub fn inject(
+    pep: &Pep,
+    id: SlotId,
+    mut slot: MutexGuard<'_, Slot>,
+    packet_id: u32,
+    syn: &[u8],
+    server: Leg,
+) {
+    let now = Instant::now();
+    slot.deadline = Some(now + ACCEPT_TIMEOUT);
+    slot.stage = Stage::Injected(Injected { at: now, server });
+    drop(slot);
+    match pep.tun.inject(syn) {
+        Ok(()) => pep.verdicts.drop(packet_id),
+        Err(_) => {
+            if let Some(slot) = pep.slots.lock(id) {
+                pep.release(id, slot);
+            }
+            pep.verdicts.pass(packet_id);
+        }
+    }
+}
+
+/// The server leg of a held SYN has an answer.
+pub fn server_answered(
+    pep: &Pep,
+    id: SlotId,
+    mut slot: MutexGuard<'_, Slot>,
+    held: Held,
+    events: EpollFlags,
+) {
+    let mut server = Leg::new(held.server);
+    server.note(events);
+    if server.is_connected() {
+        inject(pep, id, slot, held.packet_id, &held.syn, server);
+    } else if events.intersects(EpollFlags::EPOLLERR | EpollFlags::EPOLLHUP) {
+        // Refused or unreachable: the client's own SYN goes on and gets its true answer.
+        let endpoints = slot.endpoints;
+        pep.release(id, slot);
+        pep.verdicts.pass(held.packet_id);
+        if let Some(endpoints) = endpoints {
+            log::connection(format_args!("passed {endpoints}: the server did not accept"));
+        }
+    } else {
+        slot.stage = Stage::Held(Held { server: server.socket, ..held });
+    }
+}
+
+/// Lets the SYN go on if it is still held; leaves a later stage alone.
+pub fn pass_held(pep: &Pep, id: SlotId, slot: MutexGuard<'_, Slot>) {
+    if let Stage::Held(held) = &slot.stage {
+        let packet_id = held.packet_id;
+        pep.release(id, slot);
+        pep.verdicts.pass(packet_id);
+    }
+}
+
+/// Accepts one connection and joins it to the server leg of its SYN. One that belongs to no SYN is reset:
+/// the listener is no open proxy.
+pub fn admit(pep: &Pep, listener: &OwnedFd) -> Result<(), Errno> {
+    let (socket, peer) = match sys::accept(listener.as_fd()) {
+        // Reset before it was accepted, or another worker was faster.
+        Err(Errno::EAGAIN | Errno::ECONNABORTED | Errno::EINTR) => return Ok(()),
+        accepted => accepted?,
+    };
+    let endpoints = Endpoints { client: peer, server: original_destination(&socket, &peer)? };
+    let Some((id, mut slot)) = pep.slots.take_injected(&endpoints) else {
+        log::connection(format_args!("reset {endpoints}: no SYN of it was stolen"));
+        return Ok(());
+    };
+    let Stage::Injected(injected) = mem::replace(&mut slot.stage, Stage::Free) else {
+        unreachable!("take_injected returns injected slots");
+    };
+    slot.deadline = match pep.handshake {
+        Handshake::Deferred => None,
+        Handshake::Early => Some(injected.at + pep.connect_timeout),
+    };
+    let client = Leg::new(socket);
+    let watched = pep.workers[slot.worker].watch(&client.socket, id, Side::Client);
+    slot.stage = Stage::Relaying(Connection::new(client, injected.server));
+    if watched.is_err() {
+        pep.release(id, slot);
+    }
+    Ok(())
+}
+
+/// Where the client meant to connect to, before netfilter redirected it.
+fn original_destination(client: &OwnedFd, peer: &SocketAddr) -> Result<SocketAddr, Errno> {
+    match peer {
+        SocketAddr::V4(_) => {
+            let address = SockaddrIn::from(getsockopt(client, sockopt::OriginalDst)?);
+            Ok(SocketAddr::from(address))
+        }
+        SocketAddr::V6(_) => {
+            let address = SockaddrIn6::from(getsockopt(client, sockopt::Ip6tOriginalDst)?);
+            // Without the flow label and scope that a SYN in the forward hook cannot have.
+            Ok(SocketAddr::new(address.ip().into(), address.port()))
+        }
+    }
+}

@@ -1,0 +1,198 @@
+//! How legs are made and what TCP they run.
+//!
+//! The server leg is dialled by the queuer; the client leg is born by the listener, whose options it inherits.
+//! Both are born with a zero linger time: whatever ends the process or the connection early is seen by both
+//! ends as a reset and never as a clean end of the data. `Connection::linger` undoes it after the last byte.
+#![forbid(unsafe_code)]
+
+use std::ffi::OsString;
+use std::fs;
+use std::net::SocketAddr;
+use std::os::fd::{AsRawFd, OwnedFd};
+
+use nix::errno::Errno;
+use nix::sys::socket::{
+    AddressFamily, Backlog, SockFlag, SockProtocol, SockType, SockaddrStorage, bind, connect, listen,
+    setsockopt, socket, sockopt,
+};
+
+use crate::error::Error;
+use crate::relay::Side;
+use crate::syn::Syn;
+use crate::sys;
+
+/// Seconds of silence before a leg is probed, seconds between probes, and probes without an answer before it
+/// is given up: nine minutes, so that a rain fade of one minute ends nothing, at two probes a quarter of an
+/// hour while all is well.
+const KEEPALIVE: (u32, u32, u32) = (420, 15, 8);
+
+/// What `run` was asked for, as far as sockets are concerned.
+#[derive(Clone, Debug)]
+pub struct LegOptions {
+    pub satellite: Satellite,
+    /// The server sees the client's address.
+    pub transparent: bool,
+}
+
+/// Tuning of the leg that crosses the satellite; the other leg keeps the kernel's defaults.
+#[derive(Clone, Debug)]
+pub struct Satellite {
+    pub side: Side,
+    pub congestion: Option<String>,
+    /// Bytes per second from client to server and from server to client.
+    pub rates: [Option<u32>; 2],
+    /// Round trip time in milliseconds.
+    pub rtt: Option<u32>,
+    /// Largest segment in bytes; tcp(7) TCP_MAXSEG.
+    pub mss: Option<u32>,
+}
+
+impl Satellite {
+    /// Is the congestion control there?
+    pub fn check(&self) -> Result<(), Error> {
+        let Some(name) = &self.congestion else {
+            return Ok(());
+        };
+        let path = "/proc/sys/net/ipv4/tcp_available_congestion_control";
+        let available = fs::read_to_string(path).unwrap_or_default();
+        if available.split_whitespace().any(|it| it == name) {
+            return Ok(());
+        }
+        // The kernel loads a module on request, so only trying tells.
+        let probe = tcp_socket(AddressFamily::Inet)
+            .and_then(|probe| setsockopt(&probe, sockopt::TcpCongestion, &OsString::from(name)));
+        probe.map_err(|_| Error::UnknownCongestionControl {
+            name: name.clone(),
+            available: available.trim().replace(' ', ", "),
+        })
+    }
+
+    fn tune(&self, leg: &OwnedFd, side: Side) -> Result<(), Errno> {
+        if side != self.side {
+            return Ok(());
+        }
+        if let Some(name) = &self.congestion {
+            setsockopt(leg, sockopt::TcpCongestion, &OsString::from(name))?;
+        }
+        if let Some(bytes) = self.mss {
+            setsockopt(leg, sockopt::TcpMaxSeg, &bytes)?;
+        }
+        let [up, down] = self.rates;
+        let (sending, receiving) = match side {
+            Side::Server => (up, down),
+            Side::Client => (down, up),
+        };
+        if let Some(rate) = sending {
+            setsockopt(leg, sys::MaxPacingRate, &rate)?;
+        }
+        if let (Some(rate), Some(rtt)) = (sending, self.rtt) {
+            setsockopt(leg, sockopt::SndBufForce, &buffer_size(rate, rtt))?;
+        }
+        if let (Some(rate), Some(rtt)) = (receiving, self.rtt) {
+            setsockopt(leg, sockopt::RcvBufForce, &buffer_size(rate, rtt))?;
+        }
+        Ok(())
+    }
+}
+
+/// Twice the bandwidth-delay product in bytes, within what a 32-bit kernel takes; the kernel doubles it again
+/// for its own bookkeeping (socket(7)).
+fn buffer_size(rate: u32, rtt_ms: u32) -> usize {
+    let product = u64::from(rate) * u64::from(rtt_ms) / 1000;
+    (2 * product).clamp(64 << 10, 512 << 20) as usize
+}
+
+/// Begins the server leg of a stolen SYN; it is connecting when this returns.
+pub fn dial(syn: &Syn, mark: u32, options: &LegOptions) -> Result<OwnedFd, Errno> {
+    let family = family_of(&syn.server);
+    let leg = tcp_socket(family)?;
+    set_common(&leg)?;
+    options.satellite.tune(&leg, Side::Server)?;
+    if mark != 0 {
+        setsockopt(&leg, sockopt::Mark, &mark)?;
+    }
+    if syn.dscp != 0 {
+        let octet = i32::from(syn.dscp);
+        match family {
+            AddressFamily::Inet6 => setsockopt(&leg, sockopt::Ipv6TClass, &octet)?,
+            _ => setsockopt(&leg, sockopt::Ipv4Tos, &octet)?,
+        }
+    }
+    if options.transparent {
+        match family {
+            AddressFamily::Inet6 => setsockopt(&leg, sys::Ipv6Transparent, &true)?,
+            _ => setsockopt(&leg, sockopt::IpTransparent, &true)?,
+        }
+        setsockopt(&leg, sockopt::IpBindAddressNoPort, &true)?;
+        // Not the client's port too: its own connection to the listener has that pair of addresses in
+        // netfilter's connection table.
+        let client = SocketAddr::new(syn.client.ip(), 0);
+        bind(leg.as_raw_fd(), &SockaddrStorage::from(client))?;
+    }
+    match connect(leg.as_raw_fd(), &SockaddrStorage::from(syn.server)) {
+        Ok(()) | Err(Errno::EINPROGRESS) => Ok(leg),
+        Err(errno) => Err(errno),
+    }
+}
+
+/// The listener at one of the TUN device's addresses. `backlog`: connections not yet accepted.
+pub fn listen_at(address: SocketAddr, backlog: i32, options: &LegOptions) -> Result<OwnedFd, Error> {
+    let failed = |errno| {
+        let remedy = match errno {
+            Errno::EADDRINUSE => {
+                "another program has the port: stop that, or choose another with -p here and in 'pepsal rules'"
+            }
+            _ => "",
+        };
+        Error::system("listen at", address.to_string(), errno, remedy)
+    };
+    let listener = tcp_socket(family_of(&address)).map_err(failed)?;
+    let prepare = || {
+        set_common(&listener)?;
+        options.satellite.tune(&listener, Side::Client)?;
+        setsockopt(&listener, sockopt::ReuseAddr, &true)?;
+        bind(listener.as_raw_fd(), &SockaddrStorage::from(address))?;
+        // The kernel lowers a backlog above net.core.somaxconn.
+        listen(&listener, Backlog::new(backlog.min(4096))?)
+    };
+    prepare().map_err(failed)?;
+    Ok(listener)
+}
+
+fn set_common(leg: &OwnedFd) -> Result<(), Errno> {
+    let reset_on_close = libc::linger { l_onoff: 1, l_linger: 0 };
+    setsockopt(leg, sockopt::Linger, &reset_on_close)?;
+    // The sender has already decided what makes a segment; waiting for more would only add delay.
+    setsockopt(leg, sockopt::TcpNoDelay, &true)?;
+    // An urgent byte stays in its place in the stream.
+    setsockopt(leg, sockopt::OobInline, &true)?;
+    setsockopt(leg, sockopt::KeepAlive, &true)?;
+    let (idle, interval, count) = KEEPALIVE;
+    setsockopt(leg, sockopt::TcpKeepIdle, &idle)?;
+    setsockopt(leg, sockopt::TcpKeepInterval, &interval)?;
+    setsockopt(leg, sockopt::TcpKeepCount, &count)
+}
+
+fn tcp_socket(family: AddressFamily) -> Result<OwnedFd, Errno> {
+    let flags = SockFlag::SOCK_NONBLOCK | SockFlag::SOCK_CLOEXEC;
+    socket(family, SockType::Stream, flags, SockProtocol::Tcp)
+}
+
+fn family_of(address: &SocketAddr) -> AddressFamily {
+    match address {
+        SocketAddr::V4(_) => AddressFamily::Inet,
+        SocketAddr::V6(_) => AddressFamily::Inet6,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::buffer_size;
+
+    #[test]
+    fn buffers_hold_two_bandwidth_delay_products_and_fit_32_bits() {
+        assert_eq!(buffer_size(625_000, 600), 750_000);
+        assert_eq!(buffer_size(1, 1), 64 << 10);
+        assert_eq!(buffer_size(u32::MAX, u32::MAX), 512 << 20);
+    }
+}

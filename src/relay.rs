@@ -1,0 +1,356 @@
+//! The relay of one split connection: bytes both ways, exactly, until both directions have ended.
+//!
+//! Runs in the worker that owns the connection, never blocks, allocates nothing. Both directions are the
+//! same function, [`Connection::advance`]. Invariants of a flow: it holds a pipe exactly while that pipe holds
+//! bytes; nothing is read while the sink takes nothing; FIN is passed on only after the last byte
+//! (`shutdown` follows an empty pipe). A leg that fails ends the connection with a reset on both sides, after
+//! what it had sent before was offered to the other side once.
+//!
+//! Readiness is edge-triggered (epoll(7)): a flag falls only when the kernel has said EAGAIN, or when a short
+//! read shows that the socket was empty.
+#![forbid(unsafe_code)]
+
+use std::mem;
+use std::os::fd::{AsFd, AsRawFd, OwnedFd};
+
+use nix::errno::Errno;
+use nix::sys::epoll::EpollFlags;
+use nix::sys::socket::{MsgFlags, Shutdown, recv, send, setsockopt, shutdown, sockopt};
+
+use crate::pipes::{Pipe, Pipes};
+use crate::sys;
+
+/// Bytes that one direction may move before other connections have their turn.
+const BUDGET: usize = 1 << 20;
+
+/// Bytes that the copying path reads at once. A read that fills it is followed by splicing: below this
+/// size two system calls (recv, send) beat three (splice in, splice out, splice in: EAGAIN).
+const COPY_LEN: usize = 16 * 1024;
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Side {
+    Client = 0,
+    Server = 1,
+}
+
+impl Side {
+    pub const BOTH: [Side; 2] = [Side::Client, Side::Server];
+}
+
+/// The socket towards one side and what epoll has said about it.
+pub struct Leg {
+    pub socket: OwnedFd,
+    connected: bool,
+    readable: bool,
+    writable: bool,
+    /// The peer has sent FIN or RST: no further edge will announce what is left to read.
+    ending: bool,
+    failed: bool,
+    /// Urgent data has come (RFC 6093): splice stops at the mark, so this leg is read by copying.
+    urgent: bool,
+}
+
+impl Leg {
+    pub fn new(socket: OwnedFd) -> Leg {
+        Leg {
+            socket,
+            connected: false,
+            readable: false,
+            writable: false,
+            ending: false,
+            failed: false,
+            urgent: false,
+        }
+    }
+
+    pub const INTEREST: EpollFlags = EpollFlags::EPOLLIN
+        .union(EpollFlags::EPOLLOUT)
+        .union(EpollFlags::EPOLLRDHUP)
+        .union(EpollFlags::EPOLLPRI)
+        .union(EpollFlags::EPOLLET);
+
+    pub fn note(&mut self, events: EpollFlags) {
+        let any = |of: EpollFlags| events.intersects(of);
+        let gone = any(EpollFlags::EPOLLERR | EpollFlags::EPOLLHUP);
+        self.connected |= !gone && any(EpollFlags::EPOLLOUT);
+        self.readable |= gone || any(EpollFlags::EPOLLIN | EpollFlags::EPOLLRDHUP);
+        self.writable |= gone || any(EpollFlags::EPOLLOUT);
+        self.ending |= gone || any(EpollFlags::EPOLLRDHUP);
+        self.failed |= any(EpollFlags::EPOLLERR);
+        self.urgent |= any(EpollFlags::EPOLLPRI);
+    }
+
+    pub fn is_connected(&self) -> bool {
+        self.connected
+    }
+}
+
+/// The bytes of one direction.
+#[derive(Default)]
+struct Flow {
+    pipe: Option<Pipe>,
+    /// The source has sent FIN and all its bytes are read.
+    drained: bool,
+    /// FIN was passed on to the sink.
+    ended: bool,
+    /// The last read was a large one.
+    bulk: bool,
+    bytes: u64,
+}
+
+/// What a connection needs while it moves bytes, lent by its worker.
+pub struct Means {
+    pub pipes: Pipes,
+    buffer: Box<[u8; COPY_LEN]>,
+}
+
+impl Means {
+    pub fn new() -> Means {
+        Means { pipes: Pipes::new(), buffer: Box::new([0; COPY_LEN]) }
+    }
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Outcome {
+    /// Nothing more to do until epoll reports something.
+    Idle,
+    /// The budget is used up; call again after the others.
+    Again,
+    /// Both directions have ended in order.
+    Finished,
+    /// A leg has failed.
+    Failed,
+}
+
+pub struct Connection {
+    legs: [Leg; 2],
+    flows: [Flow; 2],
+    /// Bytes moved when [`Connection::mark_progress`] was last called.
+    progress: u64,
+    /// Waits in the worker's list for its next turn.
+    pub queued: bool,
+}
+
+impl Connection {
+    pub fn new(client: Leg, server: Leg) -> Connection {
+        Connection { legs: [client, server], flows: Default::default(), progress: 0, queued: false }
+    }
+
+    pub fn note(&mut self, side: Side, events: EpollFlags) {
+        self.legs[side as usize].note(events);
+    }
+
+    /// Exactly one direction has ended.
+    pub fn is_half_closed(&self) -> bool {
+        self.flows[0].ended != self.flows[1].ended
+    }
+
+    /// At its deadline: whether it has used its time in vain. One whose server leg is not up has; a half-closed
+    /// one has unless bytes were moved, or still wait for their peer's acknowledgement, which TCP bounds itself.
+    pub fn is_overdue(&mut self) -> bool {
+        let moved = self.mark_progress();
+        let waits = |leg: &Leg| sys::unacknowledged(leg.socket.as_fd()).is_ok_and(|bytes| bytes > 0);
+        !self.legs[Side::Server as usize].connected
+            || self.is_half_closed() && !moved && !self.legs.iter().any(waits)
+    }
+
+    /// Whether bytes were moved since the last call.
+    pub fn mark_progress(&mut self) -> bool {
+        let moved = self.flows[0].bytes + self.flows[1].bytes;
+        mem::replace(&mut self.progress, moved) != moved
+    }
+
+    /// Bytes moved so far, client to server and server to client.
+    pub fn bytes(&self) -> [u64; 2] {
+        [self.flows[0].bytes, self.flows[1].bytes]
+    }
+
+    /// Moves bytes both ways as far as the sockets and the budget allow.
+    pub fn pump(&mut self, means: &mut Means) -> Outcome {
+        let again = Side::BOTH.map(|from| self.advance(from, means));
+        if again.contains(&true) {
+            Outcome::Again
+        } else if self.legs.iter().any(|leg| leg.failed) {
+            Outcome::Failed
+        } else if self.flows.iter().all(|flow| flow.ended) {
+            Outcome::Finished
+        } else {
+            Outcome::Idle
+        }
+    }
+
+    /// One direction; true if the budget ended it.
+    fn advance(&mut self, from: Side, means: &mut Means) -> bool {
+        let flow = &mut self.flows[from as usize];
+        let [client, server] = &mut self.legs;
+        let (source, sink) = match from {
+            Side::Client => (client, server),
+            Side::Server => (server, client),
+        };
+        let mut budget = BUDGET;
+        while !flow.ended && sink.writable {
+            if let Some(pipe) = &mut flow.pipe {
+                match pipe.drain_into(&sink.socket) {
+                    Ok(moved) => flow.bytes += moved as u64,
+                    Err(Errno::EAGAIN) => sink.writable = false,
+                    Err(Errno::EINTR) => {}
+                    Err(_) => {
+                        sink.failed = true;
+                        return false;
+                    }
+                }
+                if pipe.is_empty() {
+                    flow.give_back(&mut means.pipes);
+                }
+            } else if flow.drained {
+                match shutdown(sink.socket.as_raw_fd(), Shutdown::Write) {
+                    Ok(()) => flow.ended = true,
+                    Err(_) => {
+                        sink.failed = true;
+                        return false;
+                    }
+                }
+            } else if !source.readable {
+                return false;
+            } else if budget == 0 {
+                return true;
+            } else {
+                budget = budget.saturating_sub(flow.read(source, sink, means));
+            }
+        }
+        false
+    }
+
+    /// After the last byte: lets the legs close in order instead of with a reset.
+    pub fn linger(&self) {
+        let off = libc::linger { l_onoff: 0, l_linger: 0 };
+        for leg in &self.legs {
+            // It can fail only on something that is no socket.
+            let _ = setsockopt(&leg.socket, sockopt::Linger, &off);
+        }
+    }
+
+    pub fn give_back_pipes(&mut self, pipes: &mut Pipes) {
+        for flow in &mut self.flows {
+            flow.give_back(pipes);
+        }
+    }
+}
+
+impl Flow {
+    /// Reads once from `source`, which is readable, into an empty flow; the bytes read.
+    fn read(&mut self, source: &mut Leg, sink: &mut Leg, means: &mut Means) -> usize {
+        if self.bulk
+            && !source.urgent
+            && let Some(pipe) = means.pipes.take()
+        {
+            return self.splice(source, pipe, &mut means.pipes);
+        }
+        self.copy(source, sink, means)
+    }
+
+    fn give_back(&mut self, pipes: &mut Pipes) {
+        if let Some(pipe) = self.pipe.take() {
+            pipes.give_back(pipe);
+        }
+    }
+
+    fn splice(&mut self, source: &mut Leg, mut pipe: Pipe, pipes: &mut Pipes) -> usize {
+        let moved = match pipe.fill_from(&source.socket) {
+            Ok(moved) => {
+                // 0 may also mean that splice stands before urgent data: recv will tell (tcp(7)).
+                self.bulk = moved >= COPY_LEN;
+                moved
+            }
+            Err(Errno::EAGAIN) => {
+                source.readable = source.ending;
+                self.bulk = false;
+                0
+            }
+            Err(_) => {
+                self.bulk = false;
+                0
+            }
+        };
+        self.pipe = Some(pipe);
+        if moved == 0 {
+            self.give_back(pipes);
+        }
+        moved
+    }
+
+    fn copy(&mut self, source: &mut Leg, sink: &mut Leg, means: &mut Means) -> usize {
+        // What the sink does not take at once goes into a pipe. Without one, the bytes stay in the source's
+        // receive buffer until the sink has them.
+        let mut spare = means.pipes.take();
+        let look = match spare {
+            Some(_) => MsgFlags::MSG_DONTWAIT,
+            None => MsgFlags::MSG_DONTWAIT | MsgFlags::MSG_PEEK,
+        };
+        let buffer = &mut means.buffer[..];
+        let read = match recv(source.socket.as_raw_fd(), buffer, look) {
+            Ok(read) => read,
+            Err(error) => {
+                source.readable = false;
+                source.failed |= error != Errno::EAGAIN;
+                self.pipe = spare;
+                self.give_back(&mut means.pipes);
+                return 0;
+            }
+        };
+        self.drained = read == 0;
+        self.bulk = read == COPY_LEN;
+
+        let sent = match &buffer[..read] {
+            [] => 0,
+            bytes => sink.send(bytes),
+        };
+        self.bytes += sent as u64;
+        match &mut spare {
+            Some(pipe) if sent < read => {
+                source.failed |= pipe.keep(&buffer[sent..read]).is_err();
+            }
+            Some(_) => {}
+            None => source.discard(&mut buffer[..sent]),
+        }
+        let emptied = read < COPY_LEN && (spare.is_some() || sent == read);
+        if emptied && !source.ending && !source.urgent {
+            source.readable = false;
+        }
+        self.pipe = spare;
+        if self.pipe.as_ref().is_some_and(Pipe::is_empty) {
+            self.give_back(&mut means.pipes);
+        }
+        read
+    }
+}
+
+impl Leg {
+    /// Sends what the socket takes at once; the bytes taken.
+    fn send(&mut self, bytes: &[u8]) -> usize {
+        let flags = MsgFlags::MSG_DONTWAIT | MsgFlags::MSG_NOSIGNAL;
+        let sent = match send(self.socket.as_raw_fd(), bytes, flags) {
+            Ok(sent) => sent,
+            Err(error) => {
+                self.failed |= error != Errno::EAGAIN;
+                0
+            }
+        };
+        self.writable = sent == bytes.len();
+        sent
+    }
+
+    /// Takes bytes out of the receive buffer that were only looked at; tcp(7) MSG_TRUNC.
+    fn discard(&mut self, looked_at: &mut [u8]) {
+        let mut left = looked_at;
+        while !left.is_empty() {
+            match recv(self.socket.as_raw_fd(), left, MsgFlags::MSG_TRUNC) {
+                Ok(taken) if taken > 0 => left = &mut left[taken..],
+                _ => {
+                    self.failed = true;
+                    return;
+                }
+            }
+        }
+    }
+}

@@ -1,0 +1,245 @@
+//! Prints what the firewall has to do: which SYNs go to the queue, and that injected ones go to the listener.
+//!
+//! A complete script for `nft -f -`, or for `iptables-restore -n` and `ip6tables-restore -n`. Loading it again
+//! replaces what it made before. Nothing of the running system is read but whether the devices exist.
+#![forbid(unsafe_code)]
+
+use std::fmt::{self, Display, Write};
+use std::io;
+use std::net::IpAddr;
+use std::str::FromStr;
+
+use nix::errno::Errno;
+use nix::net::if_::if_nametoindex;
+
+use crate::cli::{self, Rules};
+use crate::error::Error;
+
+/// Mark, and routing table, of packets that go to a transparent server leg. One bit, high up, where neither
+/// mwan3 (0x3f00) nor pbr (0xff0000) keep theirs.
+const MARK: &str = "0x40000000";
+const TABLE: u32 = 5000;
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Format {
+    Nft,
+    Iptables,
+    Ip6tables,
+}
+
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct PortRange {
+    first: u16,
+    last: u16,
+}
+
+impl PortRange {
+    /// nft takes no range of one port.
+    fn joined(&self, by: char) -> String {
+        match self {
+            PortRange { first, last } if first == last => first.to_string(),
+            PortRange { first, last } => format!("{first}{by}{last}"),
+        }
+    }
+}
+
+impl FromStr for PortRange {
+    type Err = String;
+
+    fn from_str(text: &str) -> Result<PortRange, String> {
+        let (first, last) = text.split_once('-').unwrap_or((text, text));
+        match (first.parse(), last.parse()) {
+            (Ok(first), Ok(last)) if 0 < first && first <= last => Ok(PortRange { first, last }),
+            _ => Err(format!("'{text}' is no port or range of ports such as 8000-8100")),
+        }
+    }
+}
+
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Cidr {
+    address: IpAddr,
+    prefix: u8,
+}
+
+impl FromStr for Cidr {
+    type Err = String;
+
+    fn from_str(text: &str) -> Result<Cidr, String> {
+        let complaint = || format!("'{text}' is no address or prefix such as 10.0.0.0/8");
+        let (address, prefix) = match text.split_once('/') {
+            Some((address, prefix)) => (address, Some(prefix)),
+            None => (text, None),
+        };
+        let address: IpAddr = address.parse().map_err(|_| complaint())?;
+        let longest = if address.is_ipv4() { 32 } else { 128 };
+        let prefix = match prefix {
+            Some(prefix) => prefix.parse().map_err(|_| complaint())?,
+            None => longest,
+        };
+        if prefix <= longest { Ok(Cidr { address, prefix }) } else { Err(complaint()) }
+    }
+}
+
+impl Display for Cidr {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{}/{}", self.address, self.prefix)
+    }
+}
+
+/// Writes the script to standard output.
+pub fn print(rules: &Rules) -> Result<(), Error> {
+    let lan = devices(&rules.lan)?;
+    let wan = devices(&rules.wan)?;
+    let mut script = String::new();
+    // Writing to a String cannot fail.
+    let _ = match rules.format {
+        Format::Nft => nft(&mut script, rules, &lan, &wan),
+        Format::Iptables | Format::Ip6tables => iptables(&mut script, rules, &lan, &wan),
+    };
+    io::Write::write_all(&mut io::stdout(), script.as_bytes()).map_err(|error| {
+        let errno = Errno::from_raw(error.raw_os_error().unwrap_or(libc::EIO));
+        Error::system("write", "the rules", errno, "")
+    })
+}
+
+fn devices(list: &str) -> Result<Vec<&str>, Error> {
+    let unknown = |name: &str| Error::UnknownDevice(name.to_owned());
+    let check = |name| {
+        let stem = str::trim_end_matches(name, '*');
+        let is_pattern = stem.len() + 1 == name.len();
+        cli::device(stem).map_err(|_| unknown(name))?;
+        if !is_pattern && if_nametoindex(name).is_err() {
+            return Err(unknown(name));
+        }
+        Ok(name)
+    };
+    list.split(',').map(|name| check(name.trim())).collect()
+}
+
+fn nft(out: &mut String, rules: &Rules, lan: &[&str], wan: &[&str]) -> fmt::Result {
+    let Rules { port, queue, device, .. } = rules;
+    out.push_str(
+        "# pepsal: load with 'nft -f -', remove with 'nft delete table inet pepsal'.\n\
+         # The firewall's own input chain must accept what the daemon injects, which nobody else can send:\n",
+    );
+    writeln!(out, "#   iifname \"{device}\" accept")?;
+    if rules.transparent {
+        routing_commands(out, &["ip", "ip -6"])?;
+    }
+    out.push_str("table inet pepsal\ndelete table inet pepsal\ntable inet pepsal {\n");
+
+    out.push_str(
+        "\t# After the firewall's own forward chain: only what it has accepted gets here. DNATed connections\n\
+         \t# pass (the reply would bear the wrong address), and so do those whose first SYN was let go\n\
+         \t# (confirmed): netfilter has settled their addresses.\n\
+         \tchain steal {\n\
+         \t\ttype filter hook forward priority filter + 10; policy accept;\n",
+    );
+    for ports in &rules.exclude_port.0 {
+        writeln!(out, "\t\ttcp dport {} return", ports.joined('-'))?;
+    }
+    for (end, cidrs) in [("saddr", &rules.exclude_client), ("daddr", &rules.exclude_server)] {
+        for cidr in &cidrs.0 {
+            let family = if cidr.address.is_ipv4() { "ip" } else { "ip6" };
+            writeln!(out, "\t\t{family} {end} {cidr} return")?;
+        }
+    }
+    let (lan, wan) = (quoted(lan), quoted(wan));
+    writeln!(
+        out,
+        "\t\tiifname {{ {lan} }} oifname {{ {wan} }} ct status & (dnat | confirmed) == 0 \
+         tcp flags & (fin | syn | rst | ack) == syn queue flags bypass to {queue}\n\t}}"
+    )?;
+
+    writeln!(
+        out,
+        "\n\tchain deliver {{\n\t\ttype nat hook prerouting priority dstnat; policy accept;\n\
+         \t\tiifname \"{device}\" meta l4proto tcp redirect to :{port}\n\t}}"
+    )?;
+    if rules.transparent {
+        writeln!(
+            out,
+            "\n\tchain divert {{\n\t\ttype filter hook prerouting priority mangle; policy accept;\n\
+             \t\tmeta l4proto tcp socket transparent 1 meta mark set meta mark | {MARK}\n\t}}"
+        )?;
+    }
+    out.push_str("}\n");
+    Ok(())
+}
+
+fn quoted(devices: &[&str]) -> String {
+    let quoted: Vec<String> = devices.iter().map(|name| format!("\"{name}\"")).collect();
+    quoted.join(", ")
+}
+
+/// For kernels without nft's queue expression. The queue rule stands in table security, whose forward hook
+/// comes after that of table filter.
+fn iptables(out: &mut String, rules: &Rules, lan: &[&str], wan: &[&str]) -> fmt::Result {
+    let Rules { port, queue, device, .. } = rules;
+    let (command, ip) = match rules.format {
+        Format::Ip6tables => ("ip6tables", "ip -6"),
+        _ => ("iptables", "ip"),
+    };
+    writeln!(
+        out,
+        "# pepsal: load with '{command}-restore -n'. Loading again replaces all rules; it repeats only the jumps\n\
+         # to them, which changes nothing, since the second visit to a chain ends as the first."
+    )?;
+    if rules.transparent {
+        routing_commands(out, &[ip])?;
+    }
+
+    out.push_str("*security\n:pepsal-steal - [0:0]\n:pepsal-queue - [0:0]\n");
+    out.push_str("-A FORWARD -p tcp --tcp-flags FIN,SYN,RST,ACK SYN -j pepsal-steal\n");
+    out.push_str("-A pepsal-steal -m conntrack --ctstate DNAT -j RETURN\n");
+    out.push_str("-A pepsal-steal -m conntrack --ctstatus CONFIRMED -j RETURN\n");
+    for ports in &rules.exclude_port.0 {
+        writeln!(out, "-A pepsal-steal -p tcp --dport {} -j RETURN", ports.joined(':'))?;
+    }
+    for (end, cidrs) in [("-s", &rules.exclude_client), ("-d", &rules.exclude_server)] {
+        let spoken = |cidr: &&Cidr| cidr.address.is_ipv4() == (rules.format == Format::Iptables);
+        for cidr in cidrs.0.iter().filter(spoken) {
+            writeln!(out, "-A pepsal-steal {end} {cidr} -j RETURN")?;
+        }
+    }
+    // Here a pattern ends in + instead of *.
+    let plus = |name: &str| name.replace('*', "+");
+    for name in lan {
+        writeln!(out, "-A pepsal-steal -i {} -j pepsal-queue", plus(name))?;
+    }
+    for name in wan {
+        let name = plus(name);
+        writeln!(out, "-A pepsal-queue -o {name} -j NFQUEUE --queue-num {queue} --queue-bypass")?;
+    }
+    writeln!(
+        out,
+        "COMMIT\n*nat\n:pepsal-deliver - [0:0]\n-A PREROUTING -j pepsal-deliver\n\
+         -A pepsal-deliver -i {device} -p tcp -j REDIRECT --to-ports {port}\nCOMMIT"
+    )?;
+    writeln!(
+        out,
+        "*filter\n:pepsal-input - [0:0]\n-I INPUT -j pepsal-input\n\
+         -A pepsal-input -i {device} -j ACCEPT\nCOMMIT"
+    )?;
+    if rules.transparent {
+        writeln!(
+            out,
+            "*mangle\n:pepsal-divert - [0:0]\n-A PREROUTING -p tcp -j pepsal-divert\n\
+             -A pepsal-divert -p tcp -m socket --transparent -j MARK --set-xmark {MARK}/{MARK}\nCOMMIT"
+        )?;
+    }
+    Ok(())
+}
+
+/// What a firewall script cannot do itself: packets to transparent server legs stay on the router.
+fn routing_commands(out: &mut String, families: &[&str]) -> fmt::Result {
+    out.push_str("# These commands have to be run once:\n");
+    for ip in families {
+        writeln!(out, "# {ip} rule add fwmark {MARK}/{MARK} lookup {TABLE}")?;
+        writeln!(out, "# {ip} route add local default dev lo table {TABLE}")?;
+    }
+    Ok(())
+}
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,227 @@
+//! The connection slots: a fixed array made at start, with bitmaps that find a free or a pending one.
+//!
+//! Shared by all threads. Each slot has a lock of its own; the bitmaps and tags are atomic and may change
+//! while a slot is locked, so no thread ever needs two locks. Only the queuer claims slots. Invariants:
+//! a slot is in `free` or in `busy`, but for the moments of claim and release; it is in `pending` while its SYN has not been
+//! accepted by the listener (`Held`, `Injected`); the generation grows with every release, so a stale
+//! [`SlotId`] (an event fetched before the release) opens nothing.
+#![forbid(unsafe_code)]
+
+use std::fmt;
+use std::hash::{DefaultHasher, Hash, Hasher};
+use std::net::SocketAddr;
+use std::os::fd::OwnedFd;
+use std::process::abort;
+use std::sync::atomic::{AtomicU32, Ordering};
+use std::sync::{Mutex, MutexGuard};
+use std::time::Instant;
+
+use heapless::Vec;
+
+use crate::bitmap::Bitmap;
+use crate::relay::{Connection, Leg};
+use crate::syn;
+
+/// The most slots that `-c` may ask for.
+pub const MAX_SLOTS: usize = 16_384;
+
+/// The two ends as the client's SYN named them.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Endpoints {
+    pub client: SocketAddr,
+    pub server: SocketAddr,
+}
+
+impl fmt::Display for Endpoints {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{} -> {}", self.client, self.server)
+    }
+}
+
+/// Names one use of a slot.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct SlotId {
+    pub index: u16,
+    pub generation: u32,
+}
+
+/// A SYN that the kernel keeps in the queue until its verdict (deferred handshake).
+pub struct Held {
+    pub packet_id: u32,
+    pub syn: Vec<u8, { syn::MAX_LEN }>,
+    pub server: OwnedFd,
+}
+
+/// A SYN that was written to the TUN device and that the listener has not accepted yet.
+pub struct Injected {
+    pub at: Instant,
+    pub server: Leg,
+}
+
+pub enum Stage {
+    Free,
+    Held(Held),
+    Injected(Injected),
+    Relaying(Connection),
+}
+
+pub struct Slot {
+    pub generation: u32,
+    /// Index of the worker that owns the connection until it ends.
+    pub worker: usize,
+    /// When the stage has lasted too long; `None`: it may last.
+    pub deadline: Option<Instant>,
+    pub endpoints: Option<Endpoints>,
+    pub stage: Stage,
+}
+
+impl Slot {
+    pub fn is(&self, endpoints: &Endpoints) -> bool {
+        self.endpoints.as_ref() == Some(endpoints)
+    }
+}
+
+pub struct Slots {
+    slots: Box<[Mutex<Slot>]>,
+    free: Bitmap,
+    busy: Bitmap,
+    pending: Bitmap,
+    /// For pending slots: a hash of client address and server, so that a search locks only likely slots.
+    tags: Box<[AtomicU32]>,
+    used: AtomicU32,
+}
+
+impl Slots {
+    pub fn new(capacity: usize) -> Slots {
+        let empty = || {
+            Mutex::new(Slot { generation: 0, worker: 0, deadline: None, endpoints: None, stage: Stage::Free })
+        };
+        Slots {
+            slots: (0..capacity).map(|_| empty()).collect(),
+            free: Bitmap::new(capacity, true),
+            busy: Bitmap::new(capacity, false),
+            pending: Bitmap::new(capacity, false),
+            tags: (0..capacity).map(|_| AtomicU32::new(0)).collect(),
+            used: AtomicU32::new(0),
+        }
+    }
+
+    pub fn capacity(&self) -> usize {
+        self.slots.len()
+    }
+
+    pub fn used(&self) -> usize {
+        self.used.load(Ordering::Relaxed) as usize
+    }
+
+    /// A free slot, marked pending for `endpoints` and locked; the caller gives it its stage. `None`: all
+    /// are in use.
+    pub fn claim(&self, endpoints: Endpoints) -> Option<(SlotId, MutexGuard<'_, Slot>)> {
+        let index = self.free.take_lowest()?;
+        self.used.fetch_add(1, Ordering::Relaxed);
+        self.busy.insert(index);
+        let mut slot = self.lock_index(index);
+        slot.endpoints = Some(endpoints);
+        self.tags[index].store(tag(&endpoints), Ordering::Relaxed);
+        self.pending.insert(index);
+        Some((id(index, &slot), slot))
+    }
+
+    /// The slot, if `id` still names its present use.
+    pub fn lock(&self, id: SlotId) -> Option<MutexGuard<'_, Slot>> {
+        let slot = self.lock_index(usize::from(id.index));
+        (slot.generation == id.generation).then_some(slot)
+    }
+
+    /// The pending slot of exactly these endpoints: a SYN that was seen before.
+    pub fn find_pending(&self, endpoints: &Endpoints) -> Option<(SlotId, MutexGuard<'_, Slot>)> {
+        self.pending_like(endpoints).find(|(_, slot)| slot.is(endpoints))
+    }
+
+    /// The injected slot that an accepted connection belongs to, no longer pending.
+    ///
+    /// Where one client port speaks to two servers at once, netfilter gives the second connection another
+    /// source port on its way to the listener; then the oldest injected slot of the same client address and
+    /// server is meant. Mixing up two such slots changes nothing: they lead to the same server.
+    pub fn take_injected(&self, accepted: &Endpoints) -> Option<(SlotId, MutexGuard<'_, Slot>)> {
+        let mut oldest: Option<(Instant, SlotId)> = None;
+        for (id, slot) in self.pending_like(accepted) {
+            let Stage::Injected(injected) = &slot.stage else {
+                continue;
+            };
+            if slot.is(accepted) {
+                self.pending.remove(usize::from(id.index));
+                return Some((id, slot));
+            }
+            let same_pair = slot
+                .endpoints
+                .is_some_and(|it| it.client.ip() == accepted.client.ip() && it.server == accepted.server);
+            if same_pair && oldest.is_none_or(|(at, _)| injected.at < at) {
+                oldest = Some((injected.at, id));
+            }
+        }
+        let (_, id) = oldest?;
+        let slot = self.lock(id)?;
+        // Another worker may have taken it since.
+        matches!(slot.stage, Stage::Injected(_)).then(|| {
+            self.pending.remove(usize::from(id.index));
+            (id, slot)
+        })
+    }
+
+    fn pending_like(&self, endpoints: &Endpoints) -> impl Iterator<Item = (SlotId, MutexGuard<'_, Slot>)> {
+        let wanted = tag(endpoints);
+        self.pending.iter().filter(move |&index| self.tags[index].load(Ordering::Relaxed) == wanted).map(
+            |index| {
+                let slot = self.lock_index(index);
+                (id(index, &slot), slot)
+            },
+        )
+    }
+
+    /// Every slot in use, one after the other, locked.
+    pub fn in_use(&self) -> impl Iterator<Item = (SlotId, MutexGuard<'_, Slot>)> {
+        self.busy
+            .iter()
+            .map(|index| (index, self.lock_index(index)))
+            .filter(|(_, slot)| !matches!(slot.stage, Stage::Free))
+            .map(|(index, slot)| (id(index, &slot), slot))
+    }
+
+    /// The end of this use of the slot, whatever its stage: closes what it holds.
+    ///
+    /// Legs are born with a zero linger time (see `legs`), so closing one sends a reset unless the relay has
+    /// seen both directions to their end.
+    pub fn release(&self, id: SlotId, mut slot: MutexGuard<'_, Slot>) {
+        let index = usize::from(id.index);
+        slot.generation = slot.generation.wrapping_add(1);
+        slot.deadline = None;
+        slot.endpoints = None;
+        slot.stage = Stage::Free;
+        drop(slot);
+        self.pending.remove(index);
+        self.busy.remove(index);
+        self.used.fetch_sub(1, Ordering::Relaxed);
+        self.free.insert(index);
+    }
+
+    fn lock_index(&self, index: usize) -> MutexGuard<'_, Slot> {
+        // Poisoned: a worker has panicked inside the slot. Its state is unknown, so start afresh.
+        self.slots[index].lock().unwrap_or_else(|_| abort())
+    }
+}
+
+fn id(index: usize, slot: &Slot) -> SlotId {
+    SlotId { index: index as u16, generation: slot.generation }
+}
+
+/// Without the client's port, so that the port that netfilter may have changed is found too.
+fn tag(endpoints: &Endpoints) -> u32 {
+    let mut hasher = DefaultHasher::new();
+    endpoints.client.ip().hash(&mut hasher);
+    endpoints.server.hash(&mut hasher);
+    hasher.finish() as u32
+}
+
+#[cfg(test)]
+mod tests;

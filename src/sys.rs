@@ -1,0 +1,139 @@
+//! The only unsafe code: system calls that nix does not wrap, one a block.
+//!
+//! Any thread may call these functions. None keeps state.
+#![allow(unsafe_code)]
+
+use std::mem::{MaybeUninit, size_of};
+use std::net::{Ipv4Addr, Ipv6Addr, SocketAddr, SocketAddrV4, SocketAddrV6};
+use std::os::fd::{AsRawFd, BorrowedFd, FromRawFd, OwnedFd, RawFd};
+
+use nix::errno::Errno;
+use nix::{getsockopt_impl, setsockopt_impl, sockopt_impl};
+
+sockopt_impl!(
+    /// The server leg may carry the client's address; ip(7) describes the IPv4 twin.
+    Ipv6Transparent,
+    Both,
+    libc::SOL_IPV6,
+    libc::IPV6_TRANSPARENT,
+    bool
+);
+sockopt_impl!(
+    /// Ceiling of the socket's sending rate in bytes per second; socket(7), tc-fq(8).
+    MaxPacingRate,
+    Both,
+    libc::SOL_SOCKET,
+    libc::SO_MAX_PACING_RATE,
+    u32
+);
+
+/// A second descriptor, closed on exec, of the file that `fd` stands for; fcntl(2).
+pub fn duplicate(fd: RawFd) -> Result<OwnedFd, Errno> {
+    // SAFETY: F_DUPFD_CLOEXEC takes an integer and touches no memory; a bad `fd` is EBADF.
+    let copy = unsafe { libc::fcntl(fd, libc::F_DUPFD_CLOEXEC, 0) };
+    let copy = Errno::result(copy)?;
+    // SAFETY: the kernel has just made `copy`, and nothing else owns it.
+    Ok(unsafe { OwnedFd::from_raw_fd(copy) })
+}
+
+/// Accepts one connection, non-blocking and closed on exec, with the peer's address; accept(2).
+pub fn accept(listener: BorrowedFd) -> Result<(OwnedFd, SocketAddr), Errno> {
+    let mut peer = MaybeUninit::<libc::sockaddr_in6>::zeroed();
+    let mut len = size_of::<libc::sockaddr_in6>() as libc::socklen_t;
+    // SAFETY: `peer` has room for `len` bytes, enough for both families, and both outlive the call.
+    let fd = unsafe {
+        libc::accept4(
+            listener.as_raw_fd(),
+            peer.as_mut_ptr().cast(),
+            &mut len,
+            libc::SOCK_NONBLOCK | libc::SOCK_CLOEXEC,
+        )
+    };
+    let fd = Errno::result(fd)?;
+    // SAFETY: the kernel has just made `fd`, and nothing else owns it.
+    let socket = unsafe { OwnedFd::from_raw_fd(fd) };
+    // SAFETY: zeroed at birth, and every bit pattern is a valid sockaddr_in6.
+    let v6 = unsafe { peer.assume_init() };
+    if libc::c_int::from(v6.sin6_family) == libc::AF_INET6 {
+        let ip = Ipv6Addr::from(v6.sin6_addr.s6_addr);
+        let peer = SocketAddrV6::new(ip, u16::from_be(v6.sin6_port), 0, 0);
+        return Ok((socket, peer.into()));
+    }
+    // SAFETY: a sockaddr_in is smaller than a sockaddr_in6 and begins with the same family field.
+    let v4 = unsafe { peer.as_ptr().cast::<libc::sockaddr_in>().read() };
+    let ip = Ipv4Addr::from(u32::from_be(v4.sin_addr.s_addr));
+    Ok((socket, SocketAddrV4::new(ip, u16::from_be(v4.sin_port)).into()))
+}
+
+/// Bytes that the socket has accepted and its peer has not acknowledged; SIOCOUTQ in tcp(7).
+pub fn unacknowledged(socket: BorrowedFd) -> Result<usize, Errno> {
+    let mut bytes: libc::c_int = 0;
+    // SAFETY: SIOCOUTQ (the number of TIOCOUTQ) writes one int, and `bytes` outlives the call.
+    let done = unsafe { libc::ioctl(socket.as_raw_fd(), libc::TIOCOUTQ as _, &mut bytes) };
+    Errno::result(done)?;
+    Ok(usize::try_from(bytes).unwrap_or(0))
+}
+
+/// Turns an open /dev/net/tun into the network device `name`, without packet headers of its own;
+/// tun.rst in the kernel's documentation. The device lives as long as the descriptor.
+pub fn create_tun(tun: BorrowedFd, name: &str) -> Result<(), Errno> {
+    let mut request = interface_request(name)?;
+    request.ifr_ifru.ifru_flags = (libc::IFF_TUN | libc::IFF_NO_PI) as libc::c_short;
+    // SAFETY: TUNSETIFF reads and writes one ifreq, and `request` outlives the call.
+    let done = unsafe { libc::ioctl(tun.as_raw_fd(), libc::TUNSETIFF as _, &mut request) };
+    Errno::result(done).map(drop)
+}
+
+/// Gives the device an IPv4 address with a /32 mask; netdevice(7). `socket`: any AF_INET socket.
+pub fn set_ipv4_address(socket: BorrowedFd, name: &str, ip: Ipv4Addr) -> Result<(), Errno> {
+    let mut request = interface_request(name)?;
+    for (command, value) in [(libc::SIOCSIFADDR, ip), (libc::SIOCSIFNETMASK, Ipv4Addr::BROADCAST)] {
+        request.ifr_ifru.ifru_addr = ipv4_sockaddr(value);
+        // SAFETY: both commands read one ifreq, and `request` outlives the call.
+        let done = unsafe { libc::ioctl(socket.as_raw_fd(), command as _, &mut request) };
+        Errno::result(done)?;
+    }
+    Ok(())
+}
+
+/// Gives the device an IPv6 address with a /128 prefix. `socket`: any AF_INET6 socket.
+pub fn set_ipv6_address(socket: BorrowedFd, index: u32, ip: Ipv6Addr) -> Result<(), Errno> {
+    let mut request = libc::in6_ifreq {
+        ifr6_addr: libc::in6_addr { s6_addr: ip.octets() },
+        ifr6_prefixlen: 128,
+        ifr6_ifindex: index as libc::c_int,
+    };
+    // SAFETY: on an AF_INET6 socket SIOCSIFADDR reads one in6_ifreq, and `request` outlives the call.
+    let done = unsafe { libc::ioctl(socket.as_raw_fd(), libc::SIOCSIFADDR as _, &mut request) };
+    Errno::result(done).map(drop)
+}
+
+/// Sets the device's flags to up and running; netdevice(7). `socket`: any AF_INET socket.
+pub fn bring_up(socket: BorrowedFd, name: &str) -> Result<(), Errno> {
+    let mut request = interface_request(name)?;
+    request.ifr_ifru.ifru_flags = (libc::IFF_UP | libc::IFF_RUNNING | libc::IFF_NOARP) as libc::c_short;
+    // SAFETY: SIOCSIFFLAGS reads one ifreq, and `request` outlives the call.
+    let done = unsafe { libc::ioctl(socket.as_raw_fd(), libc::SIOCSIFFLAGS as _, &mut request) };
+    Errno::result(done).map(drop)
+}
+
+fn interface_request(name: &str) -> Result<libc::ifreq, Errno> {
+    if name.len() >= libc::IFNAMSIZ {
+        return Err(Errno::ENAMETOOLONG);
+    }
+    // SAFETY: ifreq is plain old data, for which all zeroes is a valid value.
+    let mut request: libc::ifreq = unsafe { MaybeUninit::zeroed().assume_init() };
+    for (to, from) in request.ifr_name.iter_mut().zip(name.bytes()) {
+        *to = from as libc::c_char;
+    }
+    Ok(request)
+}
+
+fn ipv4_sockaddr(ip: Ipv4Addr) -> libc::sockaddr {
+    let mut address = libc::sockaddr { sa_family: libc::AF_INET as libc::sa_family_t, sa_data: [0; 14] };
+    // In sockaddr_in two bytes of port come before the address.
+    for (to, from) in address.sa_data[2..6].iter_mut().zip(ip.octets()) {
+        *to = from as libc::c_char;
+    }
+    address
+}

@@ -1,0 +1,88 @@
+//! The TUN device that stolen SYNs are delivered through.
+//!
+//! Made at start by the main thread; any thread may inject. The rules (see `rules`) redirect what comes from
+//! the device to the listener. Only the daemon can write to it, and nothing is routed into it, so nothing is
+//! read from it. The device goes away with the process.
+#![forbid(unsafe_code)]
+
+use std::fs::{self, File};
+use std::io::{self, Write};
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
+use std::os::fd::AsFd;
+
+use nix::errno::Errno;
+use nix::net::if_::if_nametoindex;
+use nix::sys::socket::{AddressFamily, SockFlag, SockType, socket};
+
+use crate::error::Error;
+use crate::sys;
+
+/// The address that netfilter's redirect needs: RFC 7600's dummy address, which no host uses.
+const IPV4: Ipv4Addr = Ipv4Addr::new(192, 0, 0, 8);
+
+/// Likewise, from a unique local prefix (RFC 4193) that spells "pepsal".
+const IPV6: Ipv6Addr = Ipv6Addr::new(0xfd70, 0x6570, 0x7361, 0x6c00, 0, 0, 0, 1);
+
+pub struct Tun {
+    device: File,
+    /// Without IPv6 in the kernel only the first address is there.
+    ipv6: bool,
+}
+
+impl Tun {
+    /// Makes the device, gives it its addresses and brings it up.
+    pub fn create(name: &str) -> Result<Tun, Error> {
+        let device = File::options().read(true).write(true).open("/dev/net/tun").map_err(|error| {
+            let remedy = "load the tun module; on OpenWrt install kmod-tun";
+            Error::system("open", "/dev/net/tun", errno(&error), remedy)
+        })?;
+        sys::create_tun(device.as_fd(), name).map_err(|errno| {
+            let remedy = match errno {
+                Errno::EPERM => "run pepsal as root or with CAP_NET_ADMIN",
+                Errno::EBUSY => "another pepsal has it: stop that, or choose another name with --device",
+                _ => "choose another name with --device here and in 'pepsal rules'",
+            };
+            Error::system("create", format!("TUN device {name}"), errno, remedy)
+        })?;
+        let failed = |errno| Error::system("set up", format!("TUN device {name}"), errno, "");
+        let any = |family| {
+            let flags = SockFlag::SOCK_CLOEXEC;
+            socket(family, SockType::Datagram, flags, None)
+        };
+        let inet = any(AddressFamily::Inet).map_err(failed)?;
+        sys::set_ipv4_address(inet.as_fd(), name, IPV4).map_err(failed)?;
+        // A SYN comes from the device with an address that is routed elsewhere: strict reverse path filtering
+        // would drop it. 2 is loose, which wins over 1 in "all" (ip-sysctl.rst).
+        write_setting("ipv4", name, "rp_filter", "2").map_err(|error| {
+            let object = format!("reverse path filtering of {name} to loose");
+            Error::system("set", object, errno(&error), "is /proc/sys writable?")
+        })?;
+        // The device speaks to nobody: no autoconfiguration. Systems without IPv6 have no such settings.
+        let _ = write_setting("ipv6", name, "disable_ipv6", "0");
+        let _ = write_setting("ipv6", name, "accept_ra", "0");
+        let _ = write_setting("ipv6", name, "addr_gen_mode", "1");
+        sys::bring_up(inet.as_fd(), name).map_err(failed)?;
+        let ipv6 = any(AddressFamily::Inet6)
+            .and_then(|inet6| sys::set_ipv6_address(inet6.as_fd(), if_nametoindex(name)?, IPV6))
+            .is_ok();
+        Ok(Tun { device, ipv6 })
+    }
+
+    /// The addresses that redirected connections arrive at.
+    pub fn addresses(&self) -> impl Iterator<Item = IpAddr> {
+        [IPV4.into()].into_iter().chain(self.ipv6.then_some(IPV6.into()))
+    }
+
+    /// Lets `packet` come in from the device, as if its sender were behind it.
+    pub fn inject(&self, packet: &[u8]) -> io::Result<()> {
+        (&self.device).write(packet).map(drop)
+    }
+}
+
+fn write_setting(family: &str, device: &str, setting: &str, value: &str) -> io::Result<()> {
+    fs::write(format!("/proc/sys/net/{family}/conf/{device}/{setting}"), value)
+}
+
+fn errno(error: &io::Error) -> Errno {
+    Errno::from_raw(error.raw_os_error().unwrap_or(libc::EIO))
+}

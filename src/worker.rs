@@ -1,0 +1,192 @@
+//! A worker: one thread, blocked in epoll, that relays the connections it owns.
+//!
+//! It accepts for all workers, but relays only its own. A connection that has used up its budget waits in
+//! `again` for its next turn; time limits are looked at once a second while the worker has connections. A
+//! connection's error ends that connection and goes no further.
+#![forbid(unsafe_code)]
+
+use std::collections::VecDeque;
+use std::mem;
+use std::sync::MutexGuard;
+use std::time::{Duration, Instant};
+
+use nix::errno::Errno;
+use nix::sys::epoll::{EpollEvent, EpollFlags, EpollTimeout};
+
+use crate::pep::{Pep, Seat, Token};
+use crate::relay::{Means, Outcome, Side};
+use crate::slots::{Slot, SlotId, Stage};
+use crate::{handshake, log};
+
+/// Events fetched at once.
+const BATCH: usize = 64;
+
+const SWEEP_INTERVAL: Duration = Duration::from_secs(1);
+
+/// How long a half-closed connection may stay without a byte moving: what conntrack grants it as well
+/// (nf_conntrack_tcp_timeout_fin_wait).
+const HALF_CLOSED_TIMEOUT: Duration = Duration::from_secs(120);
+
+/// Rest after accept(2) has failed for want of descriptors or memory: the connection waits in the backlog and
+/// epoll would report it at once again.
+const ACCEPT_PAUSE: Duration = Duration::from_millis(10);
+
+pub struct Worker<'a> {
+    pep: &'a Pep,
+    index: usize,
+    means: Means,
+    again: VecDeque<SlotId>,
+    next_sweep: Instant,
+}
+
+impl<'a> Worker<'a> {
+    pub fn new(pep: &'a Pep, index: usize) -> Worker<'a> {
+        Worker {
+            pep,
+            index,
+            means: Means::new(),
+            again: VecDeque::with_capacity(pep.slots.capacity()),
+            next_sweep: Instant::now(),
+        }
+    }
+
+    /// Never returns: the process ends around it.
+    pub fn run(mut self) -> ! {
+        let mut events = [EpollEvent::empty(); BATCH];
+        loop {
+            // EINTR is the only error that epoll_wait can have here.
+            let ready = self.seat().epoll.wait(&mut events, self.patience());
+            for event in &events[..ready.unwrap_or(0)] {
+                match Token::from(event.data()) {
+                    Token::Wake => {}
+                    Token::Listener(index) => self.admit(index),
+                    Token::Leg(id, side) => self.leg_event(id, side, event.events()),
+                }
+            }
+            for _ in 0..self.again.len() {
+                self.next_turn();
+            }
+            if self.seat().connections() > 0 && Instant::now() >= self.next_sweep {
+                self.sweep();
+                self.next_sweep = Instant::now() + SWEEP_INTERVAL;
+            }
+        }
+    }
+
+    fn seat(&self) -> &'a Seat {
+        &self.pep.workers[self.index]
+    }
+
+    fn patience(&self) -> EpollTimeout {
+        if !self.again.is_empty() {
+            EpollTimeout::ZERO
+        } else if self.seat().connections() == 0 {
+            EpollTimeout::NONE
+        } else {
+            EpollTimeout::from(SWEEP_INTERVAL.as_millis() as u16)
+        }
+    }
+
+    fn admit(&self, listener: usize) {
+        if let Err(errno) = handshake::admit(self.pep, &self.pep.listeners[listener]) {
+            log::connection(format_args!("cannot accept: {}", errno.desc()));
+            if matches!(errno, Errno::EMFILE | Errno::ENFILE | Errno::ENOMEM | Errno::ENOBUFS) {
+                std::thread::sleep(ACCEPT_PAUSE);
+            }
+        }
+    }
+
+    fn leg_event(&mut self, id: SlotId, side: Side, events: EpollFlags) {
+        let Some(mut slot) = self.pep.slots.lock(id) else {
+            return;
+        };
+        match &mut slot.stage {
+            Stage::Free => {}
+            Stage::Held(_) => {
+                if let Stage::Held(held) = mem::replace(&mut slot.stage, Stage::Free) {
+                    handshake::server_answered(self.pep, id, slot, held, events);
+                }
+            }
+            Stage::Injected(injected) => injected.server.note(events),
+            Stage::Relaying(connection) => {
+                connection.note(side, events);
+                if !connection.queued {
+                    self.relay(id, slot);
+                }
+            }
+        }
+    }
+
+    fn next_turn(&mut self) {
+        let Some(id) = self.again.pop_front() else {
+            return;
+        };
+        if let Some(mut slot) = self.pep.slots.lock(id)
+            && let Stage::Relaying(connection) = &mut slot.stage
+        {
+            connection.queued = false;
+            self.relay(id, slot);
+        }
+    }
+
+    fn relay(&mut self, id: SlotId, mut slot: MutexGuard<'_, Slot>) {
+        let Slot { stage, deadline, .. } = &mut *slot;
+        let Stage::Relaying(connection) = stage else {
+            return;
+        };
+        match connection.pump(&mut self.means) {
+            Outcome::Idle => {
+                if connection.is_half_closed() && deadline.is_none() {
+                    connection.mark_progress();
+                    *deadline = Some(Instant::now() + HALF_CLOSED_TIMEOUT);
+                }
+            }
+            Outcome::Again => {
+                connection.queued = true;
+                self.again.push_back(id);
+            }
+            Outcome::Finished => {
+                connection.linger();
+                self.end(id, slot, "finished");
+            }
+            Outcome::Failed => self.end(id, slot, "reset"),
+        }
+    }
+
+    /// The one end of a connection, however it has come.
+    fn end(&mut self, id: SlotId, mut slot: MutexGuard<'_, Slot>, how: &str) {
+        let endpoints = slot.endpoints;
+        let mut bytes = [0; 2];
+        if let Stage::Relaying(connection) = &mut slot.stage {
+            bytes = connection.bytes();
+            connection.give_back_pipes(&mut self.means.pipes);
+        }
+        self.pep.release(id, slot);
+        if let Some(endpoints) = endpoints {
+            let [up, down] = bytes;
+            log::connection(format_args!("{how} {endpoints}: {up} bytes up, {down} down"));
+        }
+    }
+
+    fn sweep(&mut self) {
+        let now = Instant::now();
+        for (id, mut slot) in self.pep.slots.in_use() {
+            if slot.worker != self.index || slot.deadline.is_none_or(|deadline| now < deadline) {
+                continue;
+            }
+            match &mut slot.stage {
+                Stage::Free => {}
+                Stage::Held(_) => handshake::pass_held(self.pep, id, slot),
+                Stage::Injected(_) => self.end(id, slot, "not completed by the client"),
+                Stage::Relaying(connection) => {
+                    if connection.is_overdue() {
+                        self.end(id, slot, "gave up");
+                    } else {
+                        let half_closed = connection.is_half_closed();
+                        slot.deadline = half_closed.then_some(now + HALF_CLOSED_TIMEOUT);
+                    }
+                }
+            }
+        }
+    }
+}
