@@ -88,6 +88,14 @@ impl Display for Cidr {
 
 /// Writes the script to standard output.
 pub fn print(rules: &Rules) -> Result<(), Error> {
+    let script = script_for(rules)?;
+    io::Write::write_all(&mut io::stdout(), script.as_bytes()).map_err(|error| {
+        let errno = Errno::from_raw(error.raw_os_error().unwrap_or(libc::EIO));
+        Error::system("write", "the rules", errno, "")
+    })
+}
+
+fn script_for(rules: &Rules) -> Result<String, Error> {
     let lan = devices(&rules.lan)?;
     let wan = devices(&rules.wan)?;
     let mut script = String::new();
@@ -96,10 +104,7 @@ pub fn print(rules: &Rules) -> Result<(), Error> {
         Format::Nft => nft(&mut script, rules, &lan, &wan),
         Format::Iptables | Format::Ip6tables => iptables(&mut script, rules, &lan, &wan),
     };
-    io::Write::write_all(&mut io::stdout(), script.as_bytes()).map_err(|error| {
-        let errno = Errno::from_raw(error.raw_os_error().unwrap_or(libc::EIO));
-        Error::system("write", "the rules", errno, "")
-    })
+    Ok(script)
 }
 
 fn devices(list: &str) -> Result<Vec<&str>, Error> {

@@ -1,0 +1,211 @@
+use std::io::{Read, Write};
+use std::net::{TcpListener, TcpStream};
+use std::thread;
+use std::time::{Duration, Instant};
+
+use nix::sys::epoll::{Epoll, EpollCreateFlags, EpollEvent};
+
+use super::*;
+use crate::pipes::MAX_PIPES;
+
+/// A split connection on the loopback device, with the two applications' ends.
+struct Bench {
+    connection: Connection,
+    means: Means,
+    epoll: Epoll,
+    budgets_used_up: usize,
+}
+
+fn bench() -> (TcpStream, Bench, TcpStream) {
+    let (client, client_leg) = pair();
+    let (server, server_leg) = pair();
+    let epoll = Epoll::new(EpollCreateFlags::empty()).unwrap();
+    for (leg, side) in [(&client_leg, Side::Client), (&server_leg, Side::Server)] {
+        leg.set_nonblocking(true).unwrap();
+        epoll.add(leg, EpollEvent::new(Leg::INTEREST, side as u64)).unwrap();
+    }
+    let connection = Connection::new(Leg::new(client_leg.into()), Leg::new(server_leg.into()));
+    (client, Bench { connection, means: Means::new(), epoll, budgets_used_up: 0 }, server)
+}
+
+fn pair() -> (TcpStream, TcpStream) {
+    let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+    let application = TcpStream::connect(listener.local_addr().unwrap()).unwrap();
+    application.set_read_timeout(Some(Duration::from_secs(20))).unwrap();
+    application.set_write_timeout(Some(Duration::from_secs(20))).unwrap();
+    (application, listener.accept().unwrap().0)
+}
+
+impl Bench {
+    /// Does what a worker does until the connection has ended; the outcome.
+    fn run(&mut self) -> Outcome {
+        let limit = Instant::now() + Duration::from_secs(20);
+        while Instant::now() < limit {
+            match self.turn(10) {
+                Outcome::Idle => {}
+                Outcome::Again => self.budgets_used_up += 1,
+                ended => {
+                    self.connection.linger();
+                    self.connection.give_back_pipes(&mut self.means.pipes);
+                    return ended;
+                }
+            }
+        }
+        panic!("the relay did not end");
+    }
+
+    fn turn(&mut self, patience_ms: u8) -> Outcome {
+        let mut events = [EpollEvent::empty(); 4];
+        let ready = self.epoll.wait(&mut events, patience_ms).unwrap();
+        for event in &events[..ready] {
+            self.connection.note(Side::BOTH[event.data() as usize], event.events());
+        }
+        self.connection.pump(&mut self.means)
+    }
+}
+
+/// Bytes that differ at every offset of any power of two.
+fn pattern(len: usize) -> Vec<u8> {
+    (0..len as u32).map(|i| (i.wrapping_mul(0x9e37_79b1) >> 24) as u8).collect()
+}
+
+fn send_and_close(mut to: TcpStream, bytes: Vec<u8>) -> thread::JoinHandle<TcpStream> {
+    thread::spawn(move || {
+        to.write_all(&bytes).unwrap();
+        to.shutdown(std::net::Shutdown::Write).unwrap();
+        to
+    })
+}
+
+fn read_to_end(mut from: &TcpStream) -> Vec<u8> {
+    let mut bytes = Vec::new();
+    from.read_to_end(&mut bytes).unwrap();
+    bytes
+}
+
+#[test]
+fn both_directions_are_exact_with_bulk_and_budget() {
+    let (client, mut bench, server) = bench();
+    let (up, down) = (pattern(5_000_003), pattern(3_000_001));
+    let client = send_and_close(client, up.clone());
+    let server = send_and_close(server, down.clone());
+    let relay = thread::spawn(move || (bench.run(), bench));
+    let client = client.join().unwrap();
+    let reader = thread::spawn(move || read_to_end(&client));
+    assert_eq!(read_to_end(&server.join().unwrap()), up);
+    assert_eq!(reader.join().unwrap(), down);
+    let (outcome, bench) = relay.join().unwrap();
+    assert_eq!(outcome, Outcome::Finished);
+    assert_eq!(bench.connection.bytes(), [5_000_003, 3_000_001]);
+    assert!(bench.budgets_used_up > 0, "no turn was cut short");
+}
+
+#[test]
+fn eof_with_bytes_in_the_pipe_waits_for_the_reader() {
+    let (client, mut bench, server) = bench();
+    // A small buffer, so that splices are short and the sink soon says EAGAIN.
+    setsockopt(&bench.connection.legs[1].socket, sockopt::SndBuf, &65_536).unwrap();
+    let bytes = pattern(8 << 20);
+    let sender = send_and_close(client, bytes.clone());
+    for _ in 0..200 {
+        assert_ne!(bench.turn(1), Outcome::Finished);
+    }
+    assert!(bench.connection.flows[0].pipe.is_some(), "the reader's window is full");
+    let reader = thread::spawn(move || (read_to_end(&server), server));
+    let closer = thread::spawn(move || (bench.run(), bench));
+    let (received, server) = reader.join().unwrap();
+    assert!(received == bytes, "{} of {} bytes arrived, or others", received.len(), bytes.len());
+    drop((server, sender.join().unwrap()));
+    let (outcome, bench) = closer.join().unwrap();
+    assert_eq!(outcome, Outcome::Finished);
+    assert!(bench.connection.flows.iter().all(|flow| flow.pipe.is_none()));
+}
+
+#[test]
+fn an_idle_connection_holds_no_pipe() {
+    let (mut client, mut bench, mut server) = bench();
+    for len in [1, COPY_LEN - 1, COPY_LEN, COPY_LEN + 1, 200_000] {
+        let bytes = pattern(len);
+        let writer = thread::spawn({
+            let bytes = bytes.clone();
+            move || {
+                client.write_all(&bytes).unwrap();
+                client
+            }
+        });
+        let reader = thread::spawn(move || {
+            let mut received = vec![0; len];
+            server.read_exact(&mut received).unwrap();
+            (received, server)
+        });
+        while !reader.is_finished() {
+            bench.turn(5);
+        }
+        let received;
+        (received, server) = reader.join().unwrap();
+        client = writer.join().unwrap();
+        assert!(received == bytes, "{len} bytes");
+        assert!(bench.connection.flows.iter().all(|flow| flow.pipe.is_none()), "{len} bytes");
+    }
+}
+
+#[test]
+fn without_a_pipe_bytes_are_copied_and_none_is_held() {
+    let (client, mut bench, server) = bench();
+    setsockopt(&bench.connection.legs[1].socket, sockopt::SndBuf, &4096).unwrap();
+    let taken: Vec<Pipe> = std::iter::from_fn(|| bench.means.pipes.take()).collect();
+    assert_eq!(taken.len(), MAX_PIPES);
+    let bytes = pattern(2_000_003);
+    let sender = send_and_close(client, bytes.clone());
+    for _ in 0..50 {
+        bench.turn(1);
+        assert!(bench.connection.flows.iter().all(|flow| flow.pipe.is_none()));
+    }
+    let relay = thread::spawn(move || bench.run());
+    assert!(read_to_end(&server) == bytes);
+    drop((server, sender.join().unwrap()));
+    assert_eq!(relay.join().unwrap(), Outcome::Finished);
+    drop(taken);
+}
+
+#[test]
+fn urgent_bytes_keep_their_place() {
+    let (client, mut bench, server) = bench();
+    for leg in &bench.connection.legs {
+        setsockopt(&leg.socket, sockopt::OobInline, &true).unwrap();
+    }
+    let bytes = pattern(1_000_000);
+    let writer = thread::spawn({
+        let bytes = bytes.clone();
+        move || {
+            for (index, chunk) in bytes.chunks(50_000).enumerate() {
+                let flags = if index % 3 == 1 { MsgFlags::MSG_OOB } else { MsgFlags::empty() };
+                let mut sent = 0;
+                while sent < chunk.len() {
+                    sent += send(client.as_raw_fd(), &chunk[sent..], flags).unwrap();
+                }
+            }
+            client.shutdown(std::net::Shutdown::Write).unwrap();
+            client
+        }
+    });
+    let relay = thread::spawn(move || bench.run());
+    assert!(read_to_end(&server) == bytes);
+    drop((server, writer.join().unwrap()));
+    assert_eq!(relay.join().unwrap(), Outcome::Finished);
+}
+
+#[test]
+fn what_came_before_a_reset_is_still_offered() {
+    let (mut client, mut bench, mut server) = bench();
+    client.write_all(b"last words").unwrap();
+    let reset = libc::linger { l_onoff: 1, l_linger: 0 };
+    setsockopt(&client, sockopt::Linger, &reset).unwrap();
+    // The relay's socket has both by now, and has read neither.
+    drop(client);
+    thread::sleep(Duration::from_millis(50));
+    assert_eq!(bench.turn(250), Outcome::Failed);
+    let mut received = [0; 10];
+    server.read_exact(&mut received).unwrap();
+    assert_eq!(&received, b"last words");
+}
