@@ -1,0 +1,110 @@
+//! Shows that plain transfers arrive whole: large ones in each direction and in both at once, two hundred
+//! connections side by side, and a server that speaks first.
+
+use std::io::{Read, Write};
+use std::net::Shutdown;
+use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
+use std::thread;
+
+use crate::bed::{Bed, Family, Handshake};
+use crate::connection::Pair;
+use crate::host::{eventually, patience, slowness};
+use crate::stream::{End, KIB, MIB, end, receive, receive_all, send};
+
+four_ways!(up_and_down, both_directions_at_once, many_connections, server_speaks_first);
+
+fn large() -> u64 {
+    64 * MIB / u64::from(slowness())
+}
+
+fn up_and_down(family: Family, handshake: Handshake) {
+    let mut bed = Bed::started(handshake, &[]);
+    let listener = bed.listen(family);
+
+    for (seed, up) in [(1, true), (2, false)] {
+        let Pair { client, server, .. } = bed.stolen(&listener);
+        let (from, to) = if up { (client, server) } else { (server, client) };
+        thread::scope(|scope| {
+            scope.spawn(move || {
+                send(&from, seed, large()).expect("send");
+                from.shutdown(Shutdown::Write).expect("shut down");
+                assert_eq!(end(&from), End::Fin);
+            });
+            receive_all(&to, seed, large());
+            drop(to);
+        });
+    }
+    bed.check_nothing_left(family);
+}
+
+fn both_directions_at_once(family: Family, handshake: Handshake) {
+    let mut bed = Bed::started(handshake, &[]);
+    let listener = bed.listen(family);
+    let pair = bed.stolen(&listener);
+
+    thread::scope(|scope| {
+        let Pair { client, server, .. } = &pair;
+        for (stream, out, back) in [(client, 3, 4), (server, 4, 3)] {
+            scope.spawn(move || {
+                send(stream, out, large()).expect("send");
+                stream.shutdown(Shutdown::Write).expect("shut down");
+            });
+            scope.spawn(move || receive_all(stream, back, large()));
+        }
+    });
+    drop(pair);
+    bed.check_nothing_left(family);
+}
+
+/// All are connected before the first byte flows, so that all are relayed at the same time.
+fn many_connections(family: Family, handshake: Handshake) {
+    const COUNT: u64 = 200;
+    let length = 256 * KIB / u64::from(slowness());
+    let mut bed = Bed::started(handshake, &[]);
+    let listener = bed.listen(family);
+    let connected = AtomicU64::new(0);
+
+    let mut past = 0;
+    thread::scope(|scope| {
+        let (bed, listener, connected) = (&bed, &listener, &connected);
+        for seed in 1..=COUNT {
+            scope.spawn(move || {
+                let client = bed.connect(listener.address).expect("connect");
+                connected.fetch_add(1, Relaxed);
+                eventually("all are connected", patience(), || connected.load(Relaxed) == COUNT);
+                // Connections may arrive in any order: the seed tells the server which one this is.
+                (&client).write_all(&seed.to_le_bytes()).expect("send the seed");
+                send(&client, seed, length).expect("send");
+                client.shutdown(Shutdown::Write).expect("shut down");
+                receive_all(&client, !seed, length);
+            });
+        }
+        for _ in 0..COUNT {
+            let (server, peer) = listener.accept();
+            past += u64::from(peer.ip() != family.router_wan());
+            scope.spawn(move || {
+                let mut seed = [0; 8];
+                (&server).read_exact(&mut seed).expect("receive the seed");
+                let seed = u64::from_le_bytes(seed);
+                thread::scope(|scope| {
+                    scope.spawn(|| send(&server, !seed, length).expect("send"));
+                    receive_all(&server, seed, length);
+                });
+            });
+        }
+    });
+    assert_eq!(past, 0, "of {COUNT} connections went past pepsal");
+    bed.check_nothing_left(family);
+}
+
+/// As SSH and SMTP do: the client waits for the server's greeting before it sends anything.
+fn server_speaks_first(family: Family, handshake: Handshake) {
+    let mut bed = Bed::started(handshake, &[]);
+    let listener = bed.listen(family);
+    let pair = bed.stolen(&listener);
+    send(&pair.server, 5, 220).expect("send the greeting");
+    receive(&pair.client, 5, 220);
+    pair.exchange(6, 100);
+    pair.close();
+    bed.check_nothing_left(family);
+}

@@ -1,0 +1,140 @@
+//! The daemon under test: one pepsal process in the router, its log, its file descriptors, its end.
+
+use std::fs::File;
+use std::path::PathBuf;
+use std::process::{Child, Command, ExitStatus, Stdio};
+use std::time::{Duration, Instant};
+
+use nix::sys::signal::{Signal, kill};
+use nix::unistd::Pid;
+
+use crate::host::{Host, eventually, patience, seconds};
+
+pub fn binary() -> String {
+    std::env::var("PEPSAL_BIN").unwrap_or_else(|_| env!("CARGO_BIN_EXE_pepsal").to_string())
+}
+
+pub struct Daemon {
+    child: Child,
+    log: PathBuf,
+    idle_fds: usize,
+}
+
+impl Daemon {
+    /// Starts `pepsal run` in `router` and returns when it intercepts.
+    pub fn start(router: &Host, args: &[&str]) -> Daemon {
+        let log = std::env::temp_dir().join(format!("{}.log", router.netns));
+        let file = File::create(&log).unwrap_or_else(|err| panic!("cannot create {}: {err}", log.display()));
+        let mut command = Command::new(binary());
+        command.arg("run").args(args).arg("-v").stdin(Stdio::null()).stdout(Stdio::null()).stderr(file);
+        let child = router
+            .inside(|| command.spawn())
+            .unwrap_or_else(|err| panic!("cannot start {command:?} (see PEPSAL_BIN): {err}"));
+        let mut daemon = Daemon { child, log, idle_fds: 0 };
+        eventually("the daemon says it is ready", patience(), || {
+            if let Some(status) = daemon.child.try_wait().expect("wait for the daemon") {
+                panic!("{command:?} ended with {status} instead of getting ready");
+            }
+            daemon.log().contains("ready")
+        });
+        daemon.idle_fds = daemon.fds().1;
+        daemon
+    }
+
+    pub fn log(&self) -> String {
+        std::fs::read_to_string(&self.log).unwrap_or_default()
+    }
+
+    /// The open file descriptors: pipes, and everything else.
+    fn fds(&self) -> (usize, usize) {
+        let (mut pipes, mut others) = (0, 0);
+        let open = std::fs::read_dir(format!("/proc/{}/fd", self.child.id()));
+        for fd in open.into_iter().flatten().flatten() {
+            match std::fs::read_link(fd.path()) {
+                Ok(to) if to.to_string_lossy().starts_with("pipe:") => pipes += 1,
+                Ok(_) => others += 1,
+                // Closed since the directory was read.
+                Err(_) => {}
+            }
+        }
+        (pipes, others)
+    }
+
+    /// Every connection's file descriptors are closed: the same are open as when the daemon got ready, and a
+    /// bounded stock of pipes.
+    pub fn wait_idle(&mut self, within: Duration) {
+        const PIPE_ENDS_PER_WORKER: usize = 2 * 64;
+        let workers = std::thread::available_parallelism().map_or(1, usize::from);
+        let start = Instant::now();
+        loop {
+            if let Some(status) = self.child.try_wait().expect("wait for the daemon") {
+                panic!("the daemon has ended with {status}");
+            }
+            let ((pipes, open), idle) = (self.fds(), self.idle_fds);
+            if open == idle && pipes <= PIPE_ENDS_PER_WORKER * workers {
+                return;
+            }
+            assert!(
+                start.elapsed() < within,
+                "{open} file descriptors and {pipes} pipe ends open after {within:?}, {idle} when idle"
+            );
+            std::thread::sleep(Duration::from_millis(20));
+        }
+    }
+
+    pub fn signal(&self, signal: Signal) {
+        let pid = i32::try_from(self.child.id()).expect("a pid");
+        kill(Pid::from_raw(pid), signal).unwrap_or_else(|err| panic!("cannot send {signal}: {err}"));
+    }
+
+    pub fn wait_end(&mut self, within: Duration) -> ExitStatus {
+        let mut end = None;
+        eventually("the daemon ends", within, || {
+            end = self.child.try_wait().expect("wait for the daemon");
+            end.is_some()
+        });
+        end.expect("eventually returns only when done")
+    }
+}
+
+impl Drop for Daemon {
+    fn drop(&mut self) {
+        // Both fail harmlessly when the test has seen it end already.
+        let _ = self.child.kill();
+        let _ = self.child.wait();
+        if std::thread::panicking() || std::env::var_os("BED_LOG").is_some() {
+            eprintln!("--- log of the daemon\n{}---", self.log());
+        }
+        let _ = std::fs::remove_file(&self.log);
+    }
+}
+
+/// The output of `pepsal rules` with `args`, which has to succeed. Run in the router, whose devices it names.
+pub fn rules(router: &Host, args: &[&str]) -> String {
+    router.exec(&format!("{} rules {}", binary(), args.join(" ")), "")
+}
+
+/// A daemon that is expected to refuse to start: its exit code and what it said on stderr.
+pub fn refusal(router: &Host, mut command: Command) -> (Option<i32>, String) {
+    let file = std::env::temp_dir().join(format!("{}.refusal", router.netns));
+    let stderr = File::create(&file).unwrap_or_else(|err| panic!("cannot create {}: {err}", file.display()));
+    command.stdin(Stdio::null()).stdout(Stdio::null()).stderr(stderr);
+    let mut child =
+        router.inside(|| command.spawn()).unwrap_or_else(|err| panic!("cannot start {command:?}: {err}"));
+    let start = Instant::now();
+    let status = loop {
+        match child.try_wait().expect("wait for the daemon") {
+            Some(status) => break Some(status),
+            None if start.elapsed() > seconds(10) => break None,
+            None => std::thread::sleep(Duration::from_millis(10)),
+        }
+    };
+    let said = std::fs::read_to_string(&file).unwrap_or_default();
+    let _ = std::fs::remove_file(&file);
+    let Some(status) = status else {
+        let _ = child.kill();
+        let _ = child.wait();
+        panic!("{command:?} runs on, and said: {said}");
+    };
+    (status.code(), said)
+}
