@@ -79,26 +79,34 @@ impl Host {
             .any(|line| line.trim_start().starts_with(&format!("{device}:")))
     }
 
-    /// Counts packets at `hook` (with its priority, as nft writes them) that match `what`. One table per probe,
-    /// so that probes neither see nor disturb the rules of the test bed.
-    pub fn count(&self, name: &'static str, hook: &str, what: &str) -> Counter<'_> {
+    /// Adds rules at `hook` (with its priority, as nft writes them), in a table of their own, so that they neither
+    /// see nor disturb the rules of the test bed.
+    pub fn add_rules(&self, name: &str, hook: &str, rules: &str) {
         self.nft(&format!(
-            "table inet probe_{name} {{
-                counter seen {{ }}
-                chain look {{
-                    type filter hook {hook}; policy accept;
-                    {what} counter name seen
+            "table inet bed_{name} {{
+                counter seen {{
                 }}
-            }}"
+                chain only {{
+                    type filter hook {hook}; policy accept;
+                    {rules}
+                }}
+            }}\n"
         ));
+    }
+
+    /// Counts packets that match.
+    pub fn count(&self, name: &'static str, hook: &str, packets: &str) -> Counter<'_> {
+        self.add_rules(name, hook, &format!("{packets} counter name seen"));
         Counter { host: self, name }
     }
 
-    /// Discards packets at `hook` that match `what`, until the namespace goes.
-    pub fn discard(&self, name: &str, hook: &str, what: &str) {
-        self.nft(&format!(
-            "table inet discard_{name} {{ chain look {{ type filter hook {hook}; policy accept; {what} drop; }} }}"
-        ));
+    /// Discards packets that match.
+    pub fn discard(&self, name: &str, hook: &str, packets: &str) {
+        self.add_rules(name, hook, &format!("{packets} drop"));
+    }
+
+    pub fn remove_rules(&self, name: &str) {
+        self.nft(&format!("delete table inet bed_{name}\n"));
     }
 
     /// Remote ports of the TCP sockets here that have a peer and are not waiting in TIME-WAIT.
@@ -139,7 +147,7 @@ pub struct Counter<'a> {
 
 impl Counter<'_> {
     pub fn packets(&self) -> u64 {
-        let list = format!("nft list counter inet probe_{} seen", self.name);
+        let list = format!("nft list counter inet bed_{} seen", self.name);
         let listing = self.host.exec(&list, "");
         let mut words = listing.split_whitespace().skip_while(|word| *word != "packets");
         words

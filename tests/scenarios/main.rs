@@ -89,3 +89,6 @@ mod network;
 mod stream;
 
 mod bulk;
+mod half_close;
+mod refusal;
+mod reset;
