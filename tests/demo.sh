@@ -1,16 +1,13 @@
 #!/bin/sh
 # Shows what pepsal does on a satellite link: files up and down, direct and through pepsal, every byte checked.
 #
-#   namespace client          namespace router                              namespace server
-#   ┌─────────────────┐      ┌───────────────────────────────────────┐      ┌──────────────────┐
-#   │ satlink transfer│ veth │        ip_forward, conntrack          │      │   satlink serve  │
-#   │            lan0─┼──────┼─lan0       pepsal run           sat0──┼─tun┐ │                  │
-#   │  192.168.1.2    │      │ 192.168.1.1  MASQUERADE 198.51.100.1  │    │ │                  │
-#   └─────────────────┘      └───────────────────────────────────────┘    │ │                  │
-#            satlink link: delay, rate, queue, losses of each direction ──┤ │                  │
-#                                                                         └─┼─sat0             │
-#                                                                           │ 198.51.100.2     │
-#                                                                           └──────────────────┘
+#   ┌────────────────────┐      ┌──────────────────────────────────────┐                          ┌─────────────────────┐
+#   │ client             │      │ router                               │                          │ server              │
+#   │ satlink transfer   │      │ ip_forward, conntrack, MASQUERADE    │                          │ satlink serve       │
+#   │                    │      │ pepsal run                           │ delay, rate, queue, loss │                     │
+#   │ 192.168.1.2   lan0 ├─veth─┤ lan0 192.168.1.1   198.51.100.1 sat0 ├─tun─[ satlink link ]─tun─┤ sat0   198.51.100.2 │
+#   └────────────────────┘      └──────────────────────────────────────┘                          └─────────────────────┘
+#
 # Everything that can be changed from here is inside these namespaces, which go when the script ends, however it ends.
 # Addresses: RFC 1918 and the documentation range TEST-NET-2 (RFC 5737).
 
@@ -18,13 +15,13 @@ set -eu
 
 usage() {
     cat <<'END'
-usage: tests/demo.sh [options]        (as root; about two and a half minutes)
+usage: tests/demo.sh [options]        (as root; two and a half minutes and the build)
 
   --rtt MS            round trip of the satellite link          (600, geostationary)
   --down MBIT         rate towards the terminal, Mbit/s         (20)
   --up MBIT           rate from the terminal, Mbit/s            (5)
-  --loss DOWN,UP      percent of packets lost on the lossy link (0.1,0.5)
-  --size DOWN,UP      megabytes to move                         (10,4)
+  --loss DOWN,UP      percent of packets lost on the lossy link (0.1,1)
+  --size DOWN,UP      megabytes to move                         (6,4)
   --seed N            names the losses and the files' contents  (1)
   --congestion NAME   pepsal's congestion control               (bbr)
   --quick             only the lossy link, smaller files: under a minute
@@ -43,7 +40,7 @@ die() {
 
 # --- options ----------------------------------------------------------------------------------------------------
 
-rtt=600 down=20 up=5 loss=0.1,0.5 size=10,4 seed=1 congestion=bbr quick='' out=''
+rtt=600 down=20 up=5 loss=0.1,1 size=6,4 seed=1 congestion=bbr quick='' out=''
 while [ $# -gt 0 ]; do
     case $1 in
     --help | -h)
@@ -128,10 +125,15 @@ if [ -n "$missing" ]; then
 fi
 
 oldest_rust=$(sed -n 's/^rust-version = "\(.*\)"/\1/p' Cargo.toml)
-new_enough() { dpkg --compare-versions "$1" ge "$oldest_rust"; }
-command -v cargo >/dev/null || PATH=$PATH:${HOME:-/root}/.cargo/bin
+new_enough() { [ "$(printf '%s\n' "$1" "$oldest_rust" | sort -V | head -n 1)" = "$oldest_rust" ]; }
 if ! command -v cargo >/dev/null; then
-    offered=$(apt-cache policy cargo 2>/dev/null | sed -n 's/^ *Candidate: //p')
+    # Under sudo the toolchain is most often the caller's.
+    home=$(getent passwd "${SUDO_USER:-root}" | cut -d: -f6)
+    PATH=$PATH:$home/.cargo/bin
+    export RUSTUP_HOME="${RUSTUP_HOME:-$home/.rustup}"
+fi
+if ! command -v cargo >/dev/null; then
+    offered=$(apt-cache policy cargo 2>/dev/null | sed -n 's/^ *Candidate: \([0-9].*\)/\1/p')
     if [ -n "$offered" ] && new_enough "$offered"; then
         apt-get install -qq -y --no-install-recommends cargo rustc >"$work/apt.log" 2>&1 || die 'cannot install cargo'
     else
@@ -147,29 +149,24 @@ satlink=${CARGO_TARGET_DIR:-target}/release/examples/satlink
 
 # --- the three machines -----------------------------------------------------------------------------------------
 
-inside() {
-    namespace=$1
-    shift
-    ip netns exec "$namespace" "$@"
+inside() { # NAMESPACE COMMAND...
+    ip netns exec "$@"
 }
 
 set_in() { # NAMESPACE KEY VALUE
     # shellcheck disable=SC2016 # expands inside
-    inside "$1" sh -c 'printf "%s\n" "$2" >"/proc/sys/net/ipv4/$1"' sh "$2" "$3"
+    inside "$1" sh -c 'printf "%s\n" "$2" >"/proc/sys/net/$1"' sh "$2" "$3"
 }
 
 make_machines() {
     for namespace in "$client" "$router" "$server"; do
         ip netns add "$namespace"
         ip -n "$namespace" link set lo up
-        # No router solicitations: they would take numbers in the sequence of losses.
-        # shellcheck disable=SC2016 # expands inside
-        inside "$namespace" sh -c 'for key in /proc/sys/net/ipv6/conf/*/disable_ipv6; do echo 1 >"$key"; done'
         # The kernel's own defaults, whatever this machine was tuned to.
-        set_in "$namespace" tcp_rmem '4096 131072 6291456'
-        set_in "$namespace" tcp_wmem '4096 16384 4194304'
+        set_in "$namespace" ipv4/tcp_rmem '4096 131072 6291456'
+        set_in "$namespace" ipv4/tcp_wmem '4096 16384 4194304'
         # No transfer learns from the one before.
-        set_in "$namespace" tcp_no_metrics_save 1
+        set_in "$namespace" ipv4/tcp_no_metrics_save 1
     done
 
     ip -n "$client" link add lan0 type veth peer name lan0 netns "$router"
@@ -178,10 +175,11 @@ make_machines() {
     ip -n "$client" link set lan0 up
     ip -n "$router" link set lan0 up
     ip -n "$client" route add default via 192.168.1.1
-    set_in "$router" ip_forward 1
+    set_in "$router" ipv4/ip_forward 1
     inside "$router" iptables -t nat -A POSTROUTING -o sat0 -j MASQUERADE
 
-    inside "$server" "$satlink" serve --listen 0.0.0.0:5001 --progress "$work/progress" &
+    # Not by way of inside: a function in the background is a shell of its own, and $! would be that shell.
+    ip netns exec "$server" "$satlink" serve --listen 0.0.0.0:5001 --progress "$work/progress" &
     started="$started $!"
 }
 
@@ -194,9 +192,12 @@ start_link() { # LOSS_DOWN LOSS_UP
     started="$started $link"
     await_device sat0 "$router"
     await_device sat0 "$server"
-    # The transmit queue is only the way into the emulator, which has the link's own queue.
-    ip -n "$router" link set sat0 txqueuelen 10000 up
-    ip -n "$server" link set sat0 txqueuelen 10000 up
+    for namespace in "$router" "$server"; do
+        # No router solicitations: they would take numbers in the sequence of losses.
+        [ ! -e /proc/sys/net/ipv6 ] || set_in "$namespace" ipv6/conf/sat0/disable_ipv6 1
+        # The transmit queue is only the way into the emulator, which has the link's own queue.
+        ip -n "$namespace" link set sat0 txqueuelen 10000 up
+    done
     ip -n "$router" addr add 198.51.100.1/24 dev sat0
     ip -n "$server" addr add 198.51.100.2/24 dev sat0
 }
@@ -211,7 +212,7 @@ await_device() { # DEVICE NAMESPACE
 }
 
 start_pepsal() {
-    inside "$router" "$pepsal" run -v -C "$congestion" >"$work/pepsal.log" 2>&1 &
+    ip netns exec "$router" "$pepsal" run -v -C "$congestion" >"$work/pepsal.log" 2>&1 &
     pepsal_pid=$!
     started="$started $pepsal_pid"
     turns=50
@@ -221,9 +222,12 @@ start_pepsal() {
         sleep 0.1
         turns=$((turns - 1))
     done
+    # pepsal makes rules only for devices that exist.
+    start_link 0 0
     # This kernel may lack nft's queue expression; iptables has had NFQUEUE everywhere for long.
-    "$pepsal" rules --lan lan0 --wan sat0 --format iptables >"$work/rules" || die 'pepsal prints no rules'
+    inside "$router" "$pepsal" rules --lan lan0 --wan sat0 --format iptables >"$work/rules" || die 'pepsal prints no rules'
     inside "$router" iptables-restore -n <"$work/rules" || die 'iptables-restore refuses the rules of pepsal'
+    end "$link"
 }
 
 # --- the transfers ----------------------------------------------------------------------------------------------
@@ -263,7 +267,7 @@ transfer() { # LOSS_NAME LOSS_DOWN LOSS_UP DIRECTION VIA
     start_link "$2" "$3"
     from=$(router_tcp)
     printf '  0\n' >"$work/progress"
-    inside "$client" "$satlink" transfer "$4" --server 198.51.100.2:5001 --size "$bytes" --seed "$seed${#phase}" \
+    ip netns exec "$client" "$satlink" transfer "$4" --server 198.51.100.2:5001 --size "$bytes" --seed "$seed${#phase}" \
         --csv "$out/$name.csv" --progress "$work/progress" >"$work/seconds" 2>"$work/fault" &
     moving=$!
     started="$started $moving"

@@ -133,11 +133,7 @@ impl Channel {
 
     /// Hands every packet due at `now_ns` to `write`, which says whether the kernel took it.
     pub fn deliver(&mut self, now_ns: u64, mut write: impl FnMut(&[u8]) -> bool) {
-        while let Some(due) = self
-            .index
-            .front()
-            .filter(|packet| packet.arrival_ns <= now_ns)
-        {
+        while let Some(due) = self.index.front().filter(|packet| packet.arrival_ns <= now_ns) {
             if !write(&self.store[due.offset..due.offset + due.len]) {
                 self.counts.refused += 1;
             }
@@ -161,8 +157,7 @@ impl Channel {
 
     fn is_lost(&self, n: u64) -> bool {
         // 53 bits are what a double holds exactly.
-        let uniform =
-            (splitmix::number(self.properties.seed, n) >> 11) as f64 / (1u64 << 53) as f64;
+        let uniform = (splitmix::number(self.properties.seed, n) >> 11) as f64 / (1u64 << 53) as f64;
         uniform < self.properties.loss
     }
 }

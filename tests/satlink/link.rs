@@ -69,38 +69,20 @@ struct Direction<'a> {
 pub fn run(link: &Link) -> Result<(), String> {
     let up = properties(link, link.up_rate, link.up_loss, link.up_queue, link.seed)?;
     let down_seed = link.seed.wrapping_add(0x5eed);
-    let down = properties(
-        link,
-        link.down_rate,
-        link.down_loss,
-        link.down_queue,
-        down_seed,
-    )?;
+    let down = properties(link, link.down_rate, link.down_loss, link.down_queue, down_seed)?;
 
     let mut signals = SigSet::empty();
     signals.add(Signal::SIGTERM);
     signals.add(Signal::SIGINT);
-    signals
-        .thread_block()
-        .map_err(|error| format!("cannot block signals: {error}"))?;
+    signals.thread_block().map_err(|error| format!("cannot block signals: {error}"))?;
     let signal_fd = SignalFd::with_flags(&signals, SfdFlags::SFD_NONBLOCK | SfdFlags::SFD_CLOEXEC)
         .map_err(|error| format!("cannot open a signal descriptor: {error}"))?;
 
     let terminal = tun::open_in(&link.terminal)?;
     let gateway = tun::open_in(&link.gateway)?;
     let mut directions = [
-        Direction {
-            name: "up",
-            from: &terminal,
-            to: &gateway,
-            channel: Channel::new(up),
-        },
-        Direction {
-            name: "down",
-            from: &gateway,
-            to: &terminal,
-            channel: Channel::new(down),
-        },
+        Direction { name: "up", from: &terminal, to: &gateway, channel: Channel::new(up) },
+        Direction { name: "down", from: &gateway, to: &terminal, channel: Channel::new(down) },
     ];
     relay(&mut directions, &signal_fd)
 }
@@ -113,10 +95,7 @@ fn properties(
     seed: u64,
 ) -> Result<Properties, String> {
     if !(0.0..=10_000.0).contains(&link.delay) {
-        return Err(format!(
-            "delay {} ms is not between 0 and 10000",
-            link.delay
-        ));
+        return Err(format!("delay {} ms is not between 0 and 10000", link.delay));
     }
     if !(0.01..=1000.0).contains(&mbit) {
         return Err(format!("rate {mbit} Mbit/s is not between 0.01 and 1000"));
@@ -147,9 +126,7 @@ fn relay(directions: &mut [Direction; 2], signals: &SignalFd) -> Result<(), Stri
             if readable {
                 take_in(direction, now)?;
             }
-            direction
-                .channel
-                .deliver(now(), |packet| write(direction.to, packet).is_ok());
+            direction.channel.deliver(now(), |packet| write(direction.to, packet).is_ok());
         }
         if let Ok(Some(_)) = signals.read_signal() {
             return print_counts(directions);
@@ -185,10 +162,7 @@ fn take_in(direction: &mut Direction, now: impl Fn() -> u64) -> Result<(), Strin
             Ok(len) => direction.channel.overflow(len),
             Err(Errno::EAGAIN | Errno::EINTR) => return Ok(()),
             Err(error) => {
-                return Err(format!(
-                    "cannot read from the {} end: {error}",
-                    direction.name
-                ));
+                return Err(format!("cannot read from the {} end: {error}", direction.name));
             }
         }
     }

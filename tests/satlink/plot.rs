@@ -10,16 +10,8 @@ use std::fmt::Write;
 /// Buckets per mean: one second. Shorter than that shows the bursts of every round trip and little else.
 const WINDOW: usize = 4;
 
-const DIRECT: Curve = Curve {
-    name: "direct",
-    colour: "#c2410c",
-    width: 1.8,
-};
-const SPLIT: Curve = Curve {
-    name: "through pepsal",
-    colour: "#1d4ed8",
-    width: 2.4,
-};
+const DIRECT: Curve = Curve { name: "direct", colour: "#c2410c", width: 1.8 };
+const SPLIT: Curve = Curve { name: "through pepsal", colour: "#1d4ed8", width: 2.4 };
 
 // Measures in pixels.
 const PANEL_WIDTH: f64 = 480.0;
@@ -78,11 +70,7 @@ impl Scale {
 }
 
 pub fn run(plot: &Plot) -> Result<(), String> {
-    let panels = plot
-        .panel
-        .iter()
-        .map(|words| Panel::from_words(words))
-        .collect::<Result<Vec<_>, _>>()?;
+    let panels = plot.panel.iter().map(|words| Panel::from_words(words)).collect::<Result<Vec<_>, _>>()?;
     let svg = draw(&plot.title, &panels).expect("a String takes all");
     std::fs::write(&plot.out, svg).map_err(|error| format!("cannot write {}: {error}", plot.out))
 }
@@ -107,8 +95,7 @@ impl Panel {
 }
 
 fn read_series(path: &str) -> Result<Series, String> {
-    let csv =
-        std::fs::read_to_string(path).map_err(|error| format!("cannot read {path}: {error}"))?;
+    let csv = std::fs::read_to_string(path).map_err(|error| format!("cannot read {path}: {error}"))?;
     Series::from_csv(&csv).map_err(|error| format!("{path}: {error}"))
 }
 
@@ -130,16 +117,12 @@ fn means(series: &Series) -> Vec<f64> {
 /// 1, 2 or 5 times a power of ten: about `wanted` of them make up `range`.
 fn tick_step(range: f64, wanted: f64) -> f64 {
     let power = 10f64.powf((range / wanted).log10().floor());
-    let step = [1.0, 2.0, 5.0, 10.0]
-        .into_iter()
-        .find(|factor| range / (factor * power) <= wanted);
+    let step = [1.0, 2.0, 5.0, 10.0].into_iter().find(|factor| range / (factor * power) <= wanted);
     step.unwrap_or(10.0) * power
 }
 
 fn escape(text: &str) -> String {
-    text.replace('&', "&amp;")
-        .replace('<', "&lt;")
-        .replace('>', "&gt;")
+    text.replace('&', "&amp;").replace('<', "&lt;").replace('>', "&gt;")
 }
 
 fn draw(title: &str, panels: &[Panel]) -> Result<String, std::fmt::Error> {
@@ -169,11 +152,7 @@ fn legend(svg: &mut String) -> std::fmt::Result {
     let y = 52.0;
     let mut x = LEFT;
     for curve in [DIRECT, SPLIT] {
-        let Curve {
-            name,
-            colour,
-            width,
-        } = curve;
+        let Curve { name, colour, width } = curve;
         let (end, middle, text) = (x + 26.0, x + 13.0, x + 34.0);
         writeln!(
             svg,
@@ -187,7 +166,7 @@ fn legend(svg: &mut String) -> std::fmt::Result {
         svg,
         r##"<path d="M{x} {y}h26" stroke="#6b7280" stroke-width="1.5" stroke-dasharray="6 4"/>
 <text x="{}" y="{}">rate of the link</text>
-<text x="{}" y="{}" fill="#6b7280">received per second, mean of the last second; ● last byte</text>"##,
+<text x="{}" y="{}" fill="#6b7280">mean of the last second as the receiver reads it; ● last byte</text>"##,
         x + 34.0,
         y + 4.0,
         x + 150.0,
@@ -199,11 +178,7 @@ fn draw_panel(svg: &mut String, panel: &Panel, left: f64, top: f64) -> std::fmt:
     let plot_width = PANEL_WIDTH - LEFT - RIGHT;
     let plot_height = PANEL_HEIGHT - ABOVE - BELOW;
     let seconds = panel.seconds() * 1.04;
-    let peak = panel
-        .direct
-        .iter()
-        .chain(&panel.split)
-        .fold(panel.link_mbit, |most, mbit| most.max(*mbit));
+    let peak = panel.direct.iter().chain(&panel.split).fold(panel.link_mbit, |most, mbit| most.max(*mbit));
     let scale = Scale {
         left: left + LEFT,
         bottom: top + ABOVE + plot_height,
@@ -290,9 +265,7 @@ mod tests {
 
     #[test]
     fn a_steady_stream_is_a_flat_line() {
-        let series = Series {
-            buckets: vec![250_000; 8],
-        };
+        let series = Series { buckets: vec![250_000; 8] };
         assert_eq!(means(&series)[3..], [8.0; 5]);
     }
 

@@ -38,9 +38,7 @@ impl Series {
             .skip(1)
             .map(|line| {
                 let (_, bytes) = line.split_once(',').ok_or("a line without a comma")?;
-                bytes
-                    .parse()
-                    .map_err(|_| format!("'{bytes}' is no number of bytes"))
+                bytes.parse().map_err(|_| format!("'{bytes}' is no number of bytes"))
             })
             .collect::<Result<_, String>>()?;
         Ok(Self { buckets })

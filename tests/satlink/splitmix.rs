@@ -16,11 +16,7 @@ pub fn number(seed: u64, n: u64) -> u64 {
 /// Fills `bytes` with the part of the stream that begins at byte `position`.
 pub fn fill(seed: u64, position: u64, bytes: &mut [u8]) {
     let skip = (position % 8) as usize;
-    let lead = if skip == 0 {
-        0
-    } else {
-        (8 - skip).min(bytes.len())
-    };
+    let lead = if skip == 0 { 0 } else { (8 - skip).min(bytes.len()) };
     let (first, aligned) = bytes.split_at_mut(lead);
     if lead > 0 {
         let word = number(seed, position / 8).to_le_bytes();
@@ -40,11 +36,7 @@ mod tests {
     /// First outputs for seed 1234567, as published with the reference implementation (prng.di.unimi.it).
     #[test]
     fn matches_the_reference() {
-        let expected = [
-            6_457_827_717_110_365_317,
-            3_203_168_211_198_807_973,
-            9_817_491_932_198_370_423,
-        ];
+        let expected = [6_457_827_717_110_365_317, 3_203_168_211_198_807_973, 9_817_491_932_198_370_423];
         for (n, number_n) in expected.into_iter().enumerate() {
             assert_eq!(number(1_234_567, n as u64), number_n);
         }

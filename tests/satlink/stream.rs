@@ -23,12 +23,9 @@ pub fn send(socket: &mut impl Write, seed: u64, size: u64) -> Result<(), String>
     while sent < size {
         let len = STEP.min((size - sent) as usize);
         splitmix::fill(seed, sent, &mut bytes[..len]);
-        socket.write_all(&bytes[..len]).map_err(|error| {
-            format!(
-                "cannot send after {sent} of {size} bytes: {}",
-                reason(&error)
-            )
-        })?;
+        socket
+            .write_all(&bytes[..len])
+            .map_err(|error| format!("cannot send after {sent} of {size} bytes: {}", reason(&error)))?;
         sent += len as u64;
     }
     Ok(())
@@ -54,19 +51,12 @@ pub fn receive(
             Ok(len) => len,
             Err(error) if error.kind() == ErrorKind::Interrupted => continue,
             Err(error) => {
-                return Err(format!(
-                    "cannot receive after {received} of {size} bytes: {}",
-                    reason(&error)
-                ));
+                return Err(format!("cannot receive after {received} of {size} bytes: {}", reason(&error)));
             }
         };
         splitmix::fill(seed, received, &mut expected[..len]);
         if bytes[..len] != expected[..len] {
-            let wrong = bytes
-                .iter()
-                .zip(&expected)
-                .take_while(|(is, should)| is == should)
-                .count();
+            let wrong = bytes.iter().zip(&expected).take_while(|(is, should)| is == should).count();
             return Err(format!("byte {} is wrong", received + wrong as u64));
         }
         received += len as u64;
@@ -120,10 +110,7 @@ mod tests {
         for at in [0, 7, 65_536, 200_000] {
             let mut wrong = right.clone();
             wrong[at] ^= 1;
-            assert_eq!(
-                receive_from(&wrong, size),
-                Err(format!("byte {at} is wrong"))
-            );
+            assert_eq!(receive_from(&wrong, size), Err(format!("byte {at} is wrong")));
         }
         assert!(receive_from(&right[..200_000], size).is_err());
         assert!(receive_from(&right, size - 1).is_err());

@@ -89,11 +89,7 @@ struct Request {
 impl Request {
     fn to_bytes(&self) -> [u8; REQUEST_BYTES] {
         let mut bytes = [0; REQUEST_BYTES];
-        bytes[0] = if self.direction == Direction::Up {
-            b'u'
-        } else {
-            b'd'
-        };
+        bytes[0] = if self.direction == Direction::Up { b'u' } else { b'd' };
         bytes[1..9].copy_from_slice(&self.seed.to_le_bytes());
         bytes[9..17].copy_from_slice(&self.size.to_le_bytes());
         bytes[17..25].copy_from_slice(&self.start_ns.to_le_bytes());
@@ -107,22 +103,13 @@ impl Request {
             b'd' => Direction::Down,
             other => return Err(format!("request begins with byte {other}")),
         };
-        Ok(Self {
-            direction,
-            seed: word(1),
-            size: word(9),
-            start_ns: word(17),
-        })
+        Ok(Self { direction, seed: word(1), size: word(9), start_ns: word(17) })
     }
 }
 
 /// Set before connect() or listen(): a socket that began with bbr goes on pacing after a change.
 fn cubic_socket(peer: &SocketAddr) -> Result<OwnedFd, String> {
-    let family = if peer.is_ipv4() {
-        AddressFamily::Inet
-    } else {
-        AddressFamily::Inet6
-    };
+    let family = if peer.is_ipv4() { AddressFamily::Inet } else { AddressFamily::Inet6 };
     let socket = socket(family, SockType::Stream, SockFlag::SOCK_CLOEXEC, None)
         .map_err(|error| format!("cannot open a socket: {error}"))?;
     setsockopt(&socket, sockopt::TcpCongestion, &OsString::from("cubic"))
@@ -161,22 +148,14 @@ fn listen_at(address: &SocketAddr) -> Result<TcpListener, String> {
 }
 
 fn open_progress(path: Option<&str>) -> Result<Option<File>, String> {
-    path.map(|path| File::create(path).map_err(|error| format!("cannot write {path}: {error}")))
-        .transpose()
+    path.map(|path| File::create(path).map_err(|error| format!("cannot write {path}: {error}"))).transpose()
 }
 
 fn answer(mut socket: TcpStream, progress: Option<&File>) -> Result<(), String> {
     be_patient(&socket)?;
     let mut bytes = [0; REQUEST_BYTES];
-    socket
-        .read_exact(&mut bytes)
-        .map_err(|error| format!("cannot read a request: {error}"))?;
-    let Request {
-        direction,
-        seed,
-        size,
-        start_ns,
-    } = Request::from_bytes(&bytes)?;
+    socket.read_exact(&mut bytes).map_err(|error| format!("cannot read a request: {error}"))?;
+    let Request { direction, seed, size, start_ns } = Request::from_bytes(&bytes)?;
     match direction {
         Direction::Down => stream::send(&mut socket, seed, size),
         Direction::Up => {
@@ -186,20 +165,13 @@ fn answer(mut socket: TcpStream, progress: Option<&File>) -> Result<(), String> 
                 Ok(series) => format!("ok {taken_ns}\n{}", series.to_csv()),
                 Err(fault) => format!("{fault}\n"),
             };
-            socket
-                .write_all(reply.as_bytes())
-                .map_err(|error| format!("cannot reply: {error}"))
+            socket.write_all(reply.as_bytes()).map_err(|error| format!("cannot reply: {error}"))
         }
     }
 }
 
 pub fn run(transfer: &Transfer) -> Result<(), String> {
-    let Transfer {
-        direction,
-        size,
-        seed,
-        ..
-    } = *transfer;
+    let Transfer { direction, size, seed, .. } = *transfer;
     let progress = open_progress(transfer.progress.as_deref())?;
     let fd = cubic_socket(&transfer.server)?;
     let mut socket = TcpStream::from(fd);
@@ -207,15 +179,8 @@ pub fn run(transfer: &Transfer) -> Result<(), String> {
     let start_ns = stream::monotonic_ns();
     connect(socket.as_raw_fd(), &SockaddrStorage::from(transfer.server))
         .map_err(|error| format!("cannot connect to {}: {error}", transfer.server))?;
-    let request = Request {
-        direction,
-        seed,
-        size,
-        start_ns,
-    };
-    socket
-        .write_all(&request.to_bytes())
-        .map_err(|error| format!("cannot send a request: {error}"))?;
+    let request = Request { direction, seed, size, start_ns };
+    socket.write_all(&request.to_bytes()).map_err(|error| format!("cannot send a request: {error}"))?;
     let (taken_ns, series) = match direction {
         Direction::Down => {
             let series = stream::receive(&mut socket, seed, size, start_ns, progress.as_ref())?;
@@ -224,8 +189,7 @@ pub fn run(transfer: &Transfer) -> Result<(), String> {
         Direction::Up => upload(&mut socket, seed, size)?,
     };
     if let Some(path) = &transfer.csv {
-        std::fs::write(path, series.to_csv())
-            .map_err(|error| format!("cannot write {path}: {error}"))?;
+        std::fs::write(path, series.to_csv()).map_err(|error| format!("cannot write {path}: {error}"))?;
     }
     println!("{:.3}", taken_ns as f64 / 1e9);
     Ok(())
@@ -233,17 +197,13 @@ pub fn run(transfer: &Transfer) -> Result<(), String> {
 
 fn upload(socket: &mut TcpStream, seed: u64, size: u64) -> Result<(u64, Series), String> {
     stream::send(socket, seed, size)?;
-    socket
-        .shutdown(Shutdown::Write)
-        .map_err(|error| format!("cannot end the upload: {error}"))?;
+    socket.shutdown(Shutdown::Write).map_err(|error| format!("cannot end the upload: {error}"))?;
     let mut reply = String::new();
     socket
         .set_read_timeout(Some(VERDICT_PATIENCE))
         .and_then(|()| socket.read_to_string(&mut reply))
         .map_err(|error| format!("cannot read the server's verdict: {error}"))?;
-    let (verdict, csv) = reply
-        .split_once('\n')
-        .ok_or("the server closed without a verdict")?;
+    let (verdict, csv) = reply.split_once('\n').ok_or("the server closed without a verdict")?;
     let taken_ns = verdict
         .strip_prefix("ok ")
         .ok_or_else(|| format!("at the server {verdict}"))?
@@ -251,9 +211,7 @@ fn upload(socket: &mut TcpStream, seed: u64, size: u64) -> Result<(u64, Series),
         .map_err(|_| format!("the server's verdict is '{verdict}'"))?;
     let series = Series::from_csv(csv)?;
     if series.buckets.iter().sum::<u64>() != size {
-        return Err(String::from(
-            "the server's series does not add up to the size",
-        ));
+        return Err(String::from("the server's series does not add up to the size"));
     }
     Ok((taken_ns, series))
 }

@@ -17,9 +17,8 @@ nix::ioctl_write_ptr_bad!(
 
 /// Opens the device that `place` names as NAMESPACE/DEVICE. Leaves the process in that namespace.
 pub fn open_in(place: &str) -> Result<OwnedFd, String> {
-    let (namespace, device) = place
-        .split_once('/')
-        .ok_or_else(|| format!("'{place}' is not of the form NAMESPACE/DEVICE"))?;
+    let (namespace, device) =
+        place.split_once('/').ok_or_else(|| format!("'{place}' is not of the form NAMESPACE/DEVICE"))?;
     let file = File::open(format!("/run/netns/{namespace}"))
         .map_err(|error| format!("cannot open namespace {namespace}: {error}"))?;
     setns(file, CloneFlags::CLONE_NEWNET)
