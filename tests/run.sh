@@ -1,0 +1,57 @@
+#!/bin/sh
+# All tests of the project; README.md names this command. As root on a Debian machine, which may be new: what is
+# missing is installed. Ends with "N passed, N failed" (steps; each step prints its own tests above).
+#
+#   tests/run.sh          everything
+#   tests/run.sh quick    what needs no emulated machine and no cross build: a few minutes
+#   tests/run.sh STEP...  only these steps
+set -u
+cd "$(dirname "$0")/.." || exit 1
+. tests/setup.sh
+
+quick='format lint shell unit scenarios package'
+slow='demo cross'
+
+step_format() { cargo fmt --all --check; }
+step_lint() { cargo clippy --quiet --locked --all-targets -- -D warnings; }
+step_shell() {
+    # Every file that says it is a shell script, or that the others source.
+    git grep -lE '^#!/bin/sh|^# shellcheck shell=' -- ':!*.md' | xargs shellcheck
+}
+step_unit() { cargo test --quiet --locked --bin pepsal; }
+step_scenarios() { cargo test --locked --test scenarios -- --test-threads=2; }
+step_package() { tests/package/run.sh; }
+step_demo() { tests/demo.sh --quick; }
+step_cross() { tests/cross.sh; }
+
+case ${1:-all} in
+all) steps="$quick $slow" ;;
+quick) steps=$quick ;;
+*) steps=$* ;;
+esac
+for step in $steps; do
+    case " $quick $slow " in
+    *" $step "*) ;;
+    *) printf "run.sh: no step '%s'; there are: %s\n" "$step" "$quick $slow" >&2 && exit 2 ;;
+    esac
+done
+
+[ "$(id -u)" = 0 ] || printf 'run.sh: not root: tests that need network namespaces will be skipped\n' >&2
+need git git cc gcc ip iproute2 iptables-restore iptables nft nftables shellcheck shellcheck || exit 1
+command -v cargo >/dev/null || { printf 'run.sh: install Rust first (rustup, or Debian packages cargo and rustc)\n' >&2 && exit 1; }
+
+passed=0 failed='' failures=0
+for step in $steps; do
+    printf '\n=== %s\n' "$step"
+    began=$(date +%s)
+    if "step_$step" </dev/null; then
+        passed=$((passed + 1))
+        printf '=== %s: passed in %s s\n' "$step" $(($(date +%s) - began))
+    else
+        failures=$((failures + 1)) failed="$failed $step"
+        printf '=== %s: FAILED\n' "$step"
+    fi
+done
+[ -z "$failed" ] || printf '\nfailed:%s\n' "$failed"
+printf '\n%s passed, %s failed\n' "$passed" "$failures"
+[ "$failures" = 0 ]
