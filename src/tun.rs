@@ -23,6 +23,8 @@ const IPV4: Ipv4Addr = Ipv4Addr::new(192, 0, 0, 8);
 /// Likewise, from a unique local prefix (RFC 4193) that spells "pepsal".
 const IPV6: Ipv6Addr = Ipv6Addr::new(0xfd70, 0x6570, 0x7361, 0x6c00, 0, 0, 0, 1);
 
+const AS_ROOT: &str = "run pepsal as root or with CAP_NET_ADMIN";
+
 pub struct Tun {
     device: File,
     /// Without IPv6 in the kernel only the first address is there.
@@ -33,12 +35,16 @@ impl Tun {
     /// Makes the device, gives it its addresses and brings it up.
     pub fn create(name: &str) -> Result<Tun, Error> {
         let device = File::options().read(true).write(true).open("/dev/net/tun").map_err(|error| {
-            let remedy = "load the tun module; on OpenWrt install kmod-tun";
-            Error::system("open", "/dev/net/tun", errno(&error), remedy)
+            let errno = errno(&error);
+            let remedy = match errno {
+                Errno::EACCES | Errno::EPERM => AS_ROOT,
+                _ => "load the tun module; on OpenWrt install kmod-tun",
+            };
+            Error::system("open", "/dev/net/tun", errno, remedy)
         })?;
         sys::create_tun(device.as_fd(), name).map_err(|errno| {
             let remedy = match errno {
-                Errno::EPERM => "run pepsal as root or with CAP_NET_ADMIN",
+                Errno::EPERM => AS_ROOT,
                 Errno::EBUSY => "another pepsal has it: stop that, or choose another name with --device",
                 _ => "choose another name with --device here and in 'pepsal rules'",
             };
