@@ -59,7 +59,11 @@ pub fn run(options: &Run) -> Result<(), Error> {
         options.port,
         options.device,
     ));
+    #[cfg(feature = "count-allocations")]
+    let before = crate::sys::allocations::count();
     signals.wait_for_end();
+    #[cfg(feature = "count-allocations")]
+    log::notice(format_args!("{} allocations since ready", crate::sys::allocations::count() - before));
     pep.stop_stealing();
     drain(&pep, &signals, Duration::from_secs(options.drain));
     Ok(())

@@ -151,6 +151,8 @@ pub fn listen_at(address: SocketAddr, backlog: i32, options: &LegOptions) -> Res
         set_common(&listener)?;
         options.satellite.tune(&listener, Side::Client)?;
         setsockopt(&listener, sockopt::ReuseAddr, &true)?;
+        // The kernel takes a moment to find that nobody else has the device's new IPv6 address.
+        setsockopt(&listener, sockopt::IpFreebind, &true)?;
         bind(listener.as_raw_fd(), &SockaddrStorage::from(address))?;
         // The kernel lowers a backlog above net.core.somaxconn.
         listen(&listener, Backlog::new(backlog.min(4096))?)
