@@ -7,6 +7,8 @@ use std::net::{SocketAddr, TcpStream};
 use std::path::Path;
 use std::sync::OnceLock;
 
+use nix::sys::signal::Signal;
+
 use crate::connection::{Listener, Pair, dial};
 use crate::daemon::{Daemon, rules};
 use crate::host::{Host, output, patience, split};
@@ -65,6 +67,14 @@ impl Bed {
 
     pub fn daemon(&mut self) -> &mut Daemon {
         self.daemon.as_mut().expect("the daemon was started")
+    }
+
+    pub fn signal(&self, signal: Signal) {
+        self.daemon.as_ref().expect("the daemon was started").signal(signal);
+    }
+
+    pub fn log(&self) -> String {
+        self.daemon.as_ref().expect("the daemon was started").log()
     }
 
     pub fn install_rules(&self, args: &[&str]) {

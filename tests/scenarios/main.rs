@@ -86,9 +86,15 @@ mod connection;
 mod daemon;
 mod host;
 mod network;
+mod segment;
 mod stream;
 
 mod bulk;
 mod half_close;
+mod handshake;
+mod limits;
+mod listener;
 mod refusal;
 mod reset;
+mod restart;
+mod same_port;

@@ -1,0 +1,83 @@
+//! Shows that a client's port may be in use several times, as long as the servers differ, and that it may be
+//! used again as soon as it is free.
+
+use std::net::{SocketAddr, TcpStream};
+use std::thread;
+
+use crate::bed::{Bed, Family, Handshake};
+use crate::connection::{Listener, Pair, bind_to, dial, reset};
+use crate::stream::{End, end, receive_all, send};
+
+four_ways!(three_servers_at_once, port_used_again);
+
+fn connect_from_port(bed: &Bed, family: Family, port: u16, to: &Listener) -> TcpStream {
+    let own = SocketAddr::new(family.client(), port);
+    dial(&bed.net.client, to.address, |socket| bind_to(socket, own))
+        .unwrap_or_else(|err| panic!("cannot connect from {own} to {}: {err}", to.address))
+}
+
+/// Two addresses, and two ports of one address: only all four numbers together name a connection.
+fn three_servers_at_once(family: Family, handshake: Handshake) {
+    let mut bed = Bed::started(handshake, &[]);
+    let one = bed.listen(family);
+    let other_port = bed.listen(family);
+    let other_address = SocketAddr::new(family.address(bed.far(), 3), one.address.port());
+    let listeners = [one, other_port, bed.listen_at(other_address)];
+
+    // Each round begins while the SYNs of all three are on their way at the same time.
+    for round in 0..5 {
+        let port = 21_000 + round;
+        thread::scope(|scope| {
+            for (seed, listener) in (u64::from(round) * 10..).zip(&listeners) {
+                let bed = &bed;
+                scope.spawn(move || {
+                    let client = connect_from_port(bed, family, port, listener);
+                    let length = 100_000 + seed;
+                    thread::scope(|scope| {
+                        scope.spawn(|| send(&client, seed, length).expect("send"));
+                        receive_all(&client, !seed, length);
+                    });
+                });
+                scope.spawn(move || {
+                    let (server, peer) = listener.accept();
+                    assert_eq!(peer.ip(), family.router_wan(), "a connection went past pepsal");
+                    send(&server, !seed, 100_000 + seed).expect("send");
+                    server.shutdown(std::net::Shutdown::Write).expect("shut down");
+                    receive_all(&server, seed, 100_000 + seed);
+                });
+            }
+        });
+    }
+    bed.check_nothing_left(family);
+}
+
+/// However the first connection has ended: the second one from the same port to the same server is a new one.
+fn port_used_again(family: Family, handshake: Handshake) {
+    let mut bed = Bed::started(handshake, &[]);
+    let listener = bed.listen(family);
+    let ends: [(&str, fn(TcpStream, TcpStream)); 3] = [
+        ("the server has closed", |client, server| {
+            drop(server);
+            assert_eq!(end(&client), End::Fin);
+        }),
+        ("the client has reset", |client, server| {
+            reset(client);
+            assert_eq!(end(&server), End::Reset);
+        }),
+        ("the server has reset", |client, server| {
+            reset(server);
+            assert_eq!(end(&client), End::Reset);
+        }),
+    ];
+    for (port, (how, ending)) in (22_000..).zip(ends) {
+        for seed in 0..3 {
+            println!("{how}: connection {seed} from port {port}");
+            let client = connect_from_port(&bed, family, port, &listener);
+            let (server, peer) = listener.accept();
+            let pair = Pair { client, server, peer };
+            pair.exchange(seed, 1000);
+            ending(pair.client, pair.server);
+        }
+    }
+    bed.check_nothing_left(family);
+}
