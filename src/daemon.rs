@@ -9,6 +9,7 @@ use std::net::SocketAddr;
 use std::panic;
 use std::process::abort;
 use std::sync::Arc;
+use std::sync::atomic::AtomicBool;
 use std::thread;
 use std::time::{Duration, Instant};
 
@@ -106,16 +107,17 @@ fn prepare(options: &Run) -> Result<(Pep, SynQueue), Error> {
         })
         .collect::<Result<Box<[Seat]>, _>>()
         .map_err(|errno| Error::system("prepare", "the workers", errno, ""))?;
-    let pep = Pep::new(
-        Slots::new(options.max_conns),
-        seats,
+    let pep = Pep {
+        slots: Slots::new(options.max_conns),
+        workers: seats,
         verdicts,
         tun,
         listeners,
-        leg_options,
-        options.handshake,
-        Duration::from_secs(options.connect_timeout),
-    );
+        legs: leg_options,
+        handshake: options.handshake,
+        connect_timeout: Duration::from_secs(options.connect_timeout),
+        stopping: AtomicBool::new(false),
+    };
     Ok((pep, queue))
 }
 

@@ -35,7 +35,8 @@ pub struct Pep {
     pub handshake: Handshake,
     /// How long a server may take to answer the server leg's SYN.
     pub connect_timeout: Duration,
-    stopping: AtomicBool,
+    /// Set once: no SYN is stolen any more.
+    pub stopping: AtomicBool,
 }
 
 /// How other threads reach a worker.
@@ -106,30 +107,6 @@ impl Seat {
 }
 
 impl Pep {
-    #[allow(clippy::too_many_arguments)]
-    pub fn new(
-        slots: Slots,
-        workers: Box<[Seat]>,
-        verdicts: Verdicts,
-        tun: Tun,
-        listeners: heapless::Vec<OwnedFd, 2>,
-        legs: LegOptions,
-        handshake: Handshake,
-        connect_timeout: Duration,
-    ) -> Pep {
-        Pep {
-            slots,
-            workers,
-            verdicts,
-            tun,
-            listeners,
-            legs,
-            handshake,
-            connect_timeout,
-            stopping: AtomicBool::new(false),
-        }
-    }
-
     /// A free slot, locked, and the worker that gets it: the one with the fewest connections. `None`: all slots
     /// are in use.
     pub fn claim(&self, endpoints: Endpoints) -> Option<(SlotId, MutexGuard<'_, Slot>, &Seat)> {

@@ -18,6 +18,10 @@ pub const MAX_PIPES: usize = 64;
 /// Bytes that a pipe is asked to hold; fcntl(2) F_SETPIPE_SZ. Past the quota of pipe(7) it stays at less.
 const WANTED_CAPACITY: usize = 256 * 1024;
 
+/// A smaller pipe is no use: it could not keep what the copying path has read. Past the quota the kernel
+/// makes pipes of one or two pages.
+pub const MIN_CAPACITY: usize = 16 * 1024;
+
 pub struct Pipe {
     reader: OwnedFd,
     writer: OwnedFd,
@@ -31,6 +35,9 @@ impl Pipe {
         let wanted = FcntlArg::F_SETPIPE_SZ(WANTED_CAPACITY as i32);
         let got = fcntl(&writer, wanted).or_else(|_| fcntl(&writer, FcntlArg::F_GETPIPE_SZ))?;
         let capacity = usize::try_from(got).map_err(|_| Errno::EINVAL)?;
+        if capacity < MIN_CAPACITY {
+            return Err(Errno::EPERM);
+        }
         Ok(Pipe { reader, writer, capacity, held: 0 })
     }
 
@@ -50,7 +57,7 @@ impl Pipe {
     pub fn keep(&mut self, bytes: &[u8]) -> Result<(), Errno> {
         let written = write(&self.writer, bytes)?;
         self.held += written;
-        // An empty pipe takes at least PIPE_BUF; a shorter write would lose bytes.
+        // An empty pipe takes MIN_CAPACITY; a shorter write would lose bytes, so it ends the connection.
         if written == bytes.len() { Ok(()) } else { Err(Errno::EIO) }
     }
 

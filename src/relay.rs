@@ -17,7 +17,7 @@ use nix::errno::Errno;
 use nix::sys::epoll::EpollFlags;
 use nix::sys::socket::{MsgFlags, Shutdown, recv, send, setsockopt, shutdown, sockopt};
 
-use crate::pipes::{Pipe, Pipes};
+use crate::pipes::{self, Pipe, Pipes};
 use crate::sys;
 
 /// Bytes that one direction may move before other connections have their turn.
@@ -25,7 +25,7 @@ const BUDGET: usize = if cfg!(test) { 1 << 17 } else { 1 << 20 };
 
 /// Bytes that the copying path reads at once. A read that fills it is followed by splicing: below this
 /// size two system calls (recv, send) beat three (splice in, splice out, splice in: EAGAIN).
-const COPY_LEN: usize = 16 * 1024;
+const COPY_LEN: usize = pipes::MIN_CAPACITY;
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Side {
@@ -256,22 +256,19 @@ impl Flow {
     }
 
     fn splice(&mut self, source: &mut Leg, mut pipe: Pipe, pipes: &mut Pipes) -> usize {
-        let moved = match pipe.fill_from(&source.socket) {
-            Ok(moved) => {
-                // 0 may also mean that splice stands before urgent data: recv will tell (tcp(7)).
-                self.bulk = moved >= COPY_LEN;
-                moved
-            }
-            Err(Errno::EAGAIN) => {
-                source.readable = source.ending;
-                self.bulk = false;
-                0
-            }
+        let result = pipe.fill_from(&source.socket);
+        let moved = result.unwrap_or(0);
+        // 0 may also mean that splice stands before urgent data: the copying path will tell (tcp(7)).
+        self.bulk = moved >= COPY_LEN;
+        match result {
+            Ok(_) => {}
+            Err(Errno::EAGAIN) => source.readable = source.ending,
+            // The socket has told its error once and would report a clean end from now on.
             Err(_) => {
-                self.bulk = false;
-                0
+                source.readable = false;
+                source.failed = true;
             }
-        };
+        }
         self.pipe = Some(pipe);
         if moved == 0 {
             self.give_back(pipes);

@@ -105,5 +105,5 @@ fn a_held_syn_is_not_taken() {
 
 #[test]
 fn a_slot_costs_less_than_a_kilobyte() {
-    assert!(size_of::<Mutex<Slot>>() <= 640, "{} bytes", size_of::<Mutex<Slot>>());
+    assert!(size_of::<Mutex<Slot>>() <= 448, "{} bytes", size_of::<Mutex<Slot>>());
 }
