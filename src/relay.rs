@@ -46,8 +46,9 @@ pub struct Leg {
     /// The peer has sent FIN or RST: no further edge will announce what is left to read.
     ending: bool,
     failed: bool,
-    /// Urgent data has come (RFC 6093): splice stops at the mark, so this leg is read by copying.
-    urgent: bool,
+    /// This leg is read by copying: urgent data has come (RFC 6093), where splice stops at the mark, or the
+    /// kernel refuses to splice.
+    unspliceable: bool,
 }
 
 impl Leg {
@@ -59,7 +60,7 @@ impl Leg {
             writable: false,
             ending: false,
             failed: false,
-            urgent: false,
+            unspliceable: false,
         }
     }
 
@@ -77,7 +78,7 @@ impl Leg {
         self.writable |= gone || any(EpollFlags::EPOLLOUT);
         self.ending |= gone || any(EpollFlags::EPOLLRDHUP);
         self.failed |= any(EpollFlags::EPOLLERR);
-        self.urgent |= any(EpollFlags::EPOLLPRI);
+        self.unspliceable |= any(EpollFlags::EPOLLPRI);
     }
 
     pub fn is_connected(&self) -> bool {
@@ -241,7 +242,7 @@ impl Flow {
     /// Reads once from `source`, which is readable, into an empty flow; the bytes read.
     fn read(&mut self, source: &mut Leg, sink: &mut Leg, means: &mut Means) -> usize {
         if self.bulk
-            && !source.urgent
+            && !source.unspliceable
             && let Some(pipe) = means.pipes.take()
         {
             return self.splice(source, pipe, &mut means.pipes);
@@ -263,6 +264,7 @@ impl Flow {
         match result {
             Ok(_) => {}
             Err(Errno::EAGAIN) => source.readable = source.ending,
+            Err(Errno::EINVAL | Errno::ENOSYS) => source.unspliceable = true,
             // The socket has told its error once and would report a clean end from now on.
             Err(_) => {
                 source.readable = false;
@@ -311,7 +313,7 @@ impl Flow {
             None => source.discard(&mut buffer[..sent]),
         }
         let emptied = read < COPY_LEN && (spare.is_some() || sent == read);
-        if emptied && !source.ending && !source.urgent {
+        if emptied && !source.ending && !source.unspliceable {
             source.readable = false;
         }
         self.pipe = spare;
