@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: MIT OR Apache-2.0
-# shellcheck shell=dash disable=SC2317
+# shellcheck shell=dash disable=SC2154,SC2317
 #
 # Part of run.sh: the daemon on a router whose firewall looks like one that fw4 made, with the includes as shipped.
 #

@@ -1,4 +1,5 @@
 # Stand-in for OpenWrt's /lib/functions.sh: sections in CONFIG_SECTIONS, values in CONFIG_section_option.
+# shellcheck shell=dash disable=SC2034
 
 list_contains() {
 	local list

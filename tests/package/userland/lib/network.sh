@@ -1,4 +1,5 @@
 # Stand-in for OpenWrt's /lib/functions/network.sh.
+# shellcheck shell=dash
 
 _network_field() {
 	local value

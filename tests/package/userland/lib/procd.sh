@@ -1,4 +1,5 @@
 # Stand-in for OpenWrt's procd.sh: writes down what procd would be sent. A service is sent in one piece when it is closed.
+# shellcheck shell=dash
 
 procd_open_instance() { echo "instance" >>/state/procd.new; }
 procd_close_instance() { :; }
