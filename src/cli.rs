@@ -98,6 +98,10 @@ pub struct Run {
     #[argh(option, arg_name = "SECONDS", default = "30", from_str_fn(drain))]
     pub drain: u64,
 
+    /// user to become after the start (the one who started it)
+    #[argh(option, arg_name = "NAME")]
+    pub user: Option<String>,
+
     /// log every connection, and to stderr instead of syslog
     #[argh(switch, short = 'v')]
     pub verbose: bool,

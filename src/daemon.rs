@@ -28,7 +28,7 @@ use crate::queue::{self, SynQueue};
 use crate::slots::Slots;
 use crate::tun::Tun;
 use crate::worker::Worker;
-use crate::{log, queuer};
+use crate::{log, privileges, queuer};
 
 /// Bytes of stack for a worker and the queuer. musl's default is 128 KiB; no thread recurses or keeps a
 /// buffer on its stack, but for the 8 KiB in which nfq builds a message.
@@ -45,6 +45,7 @@ pub fn run(options: &Run) -> Result<(), Error> {
     abort_on_panic();
     let signals = Signals::block().map_err(|errno| Error::system("block", "signals", errno, ""))?;
     let (pep, queue) = prepare(options)?;
+    privileges::drop_to(options.user.as_deref())?;
     let pep = Arc::new(pep);
     for index in 0..pep.workers.len() {
         let pep = Arc::clone(&pep);

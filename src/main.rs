@@ -15,6 +15,7 @@ mod legs;
 mod log;
 mod pep;
 mod pipes;
+mod privileges;
 mod queue;
 mod queuer;
 mod relay;

@@ -138,6 +138,32 @@ fn ipv4_sockaddr(ip: Ipv4Addr) -> libc::sockaddr {
     address
 }
 
+/// Takes every capability but CAP_NET_ADMIN from the calling thread; capset(2), capabilities(7).
+pub fn keep_only_net_admin() -> Result<(), Errno> {
+    #[repr(C)]
+    struct Header {
+        version: u32,
+        pid: i32,
+    }
+    #[repr(C)]
+    #[derive(Clone, Copy)]
+    struct Sets {
+        effective: u32,
+        permitted: u32,
+        inheritable: u32,
+    }
+    const VERSION_3: u32 = 0x2008_0522;
+    const NET_ADMIN: u32 = 1 << 12;
+
+    let header = Header { version: VERSION_3, pid: 0 };
+    let low = Sets { effective: NET_ADMIN, permitted: NET_ADMIN, inheritable: 0 };
+    let high = Sets { effective: 0, permitted: 0, inheritable: 0 };
+    let sets = [low, high];
+    // SAFETY: capset reads one header and, for this version, two sets; both outlive the call.
+    let done = unsafe { libc::syscall(libc::SYS_capset, &header, sets.as_ptr()) };
+    Errno::result(done).map(drop)
+}
+
 /// Counts what is taken from the heap, to show that connections take nothing (feature `count-allocations`).
 #[cfg(feature = "count-allocations")]
 pub mod allocations {
