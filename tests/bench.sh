@@ -1,0 +1,341 @@
+#!/bin/sh
+# Measures what pepsal costs a router, next to what could be used instead: plain forwarding, forwarding with
+# masquerade, HAProxy, v2ray. All take part in every round, one after the other for each line of the table, so that
+# ratios compare what was measured within seconds on the same machine. tests/bench/peers.sh has the set-up,
+# tests/bench/main.rs the traffic and the report.
+#
+# Everything that can be changed from here is inside namespaces of its own, which go when the script ends, however it
+# ends. Packages that are missing are installed; their services are not started.
+
+set -eu
+
+usage() {
+    cat <<'END'
+usage: tests/bench.sh [options]          (as root; about a quarter of an hour)
+
+  --rounds N            rounds in which every peer takes its turn        (5)
+  --ms N                milliseconds of one measurement of bulk flows    (1500)
+  --peers LIST          some of forward,masquerade,haproxy,v2ray,pepsal  (all)
+  --also NAME=PROGRAM   another build of pepsal as another peer; may be repeated
+  --lines LIST          some of large,MTU,trips,rate,hold,slots,calls    (all)
+  --slack FACTOR        fail if a bound is missed by more than this factor
+  --quick               fewer lines and rounds, --slack 1.6: under two minutes, for continuous integration
+  --out DIR             where results.md and results.csv go              (target/bench)
+  --help                this text
+
+Exit code: 0 if every byte was right (and no bound was missed by more than --slack), 1 if not, 2 for wrong usage.
+END
+}
+
+die() {
+    printf 'bench: %s\n' "$1" >&2
+    exit "${2:-1}"
+}
+
+# --- options ----------------------------------------------------------------------------------------------------
+
+command="tests/bench.sh${*:+ $*}"
+rounds=5 ms=1500 peers=forward,masquerade,haproxy,v2ray,pepsal also='' lines=large,MTU,trips,rate,hold,slots,calls
+slack='' out=target/bench quick=''
+while [ $# -gt 0 ]; do
+    case $1 in
+    --help | -h)
+        usage
+        exit 0
+        ;;
+    --quick)
+        quick=1 rounds=3 ms=700 peers=forward,haproxy,v2ray,pepsal lines=large,MTU,trips,rate,hold slack=1.6
+        shift
+        continue
+        ;;
+    --rounds | --ms | --peers | --also | --lines | --slack | --out) ;;
+    *) die "unknown option '$1'; see --help" 2 ;;
+    esac
+    [ $# -ge 2 ] || die "$1 needs a value; see --help" 2
+    case $1 in
+    --rounds | --ms) pattern='^[1-9][0-9]{0,5}$' ;;
+    --slack) pattern='^[1-9][0-9]*([.][0-9]+)?$' ;;
+    --peers) pattern='^(forward|masquerade|haproxy|v2ray|pepsal)(,(forward|masquerade|haproxy|v2ray|pepsal))*$' ;;
+    --lines) pattern='^(large|MTU|trips|rate|hold|slots|calls)(,(large|MTU|trips|rate|hold|slots|calls))*$' ;;
+    --also) pattern='^[a-z0-9]{1,12}=[^ ]+$' ;;
+    --out) pattern='.' ;;
+    esac
+    printf '%s\n' "$2" | grep -Eq "$pattern" || die "$1: '$2' is not what it needs; see --help" 2
+    case $1 in
+    --also) also="$also $2" ;;
+    *) eval "${1#--}=\$2" ;;
+    esac
+    shift 2
+done
+wants() { # LINE
+    case ,$lines, in *,"$1",*) ;; *) return 1 ;; esac
+}
+
+[ "$(id -u)" = 0 ] || die 'run this as root: it makes network namespaces'
+cd "$(dirname "$0")/.."
+
+# --- beginning and end ------------------------------------------------------------------------------------------
+
+work=$(mktemp -d)
+run=pepbench$$
+started='' all_peers='' log=$work/log
+
+begin() { # COMMAND...
+    "$@" >>"$log" 2>&1 &
+    begun=$!
+    started="$started $begun"
+}
+
+end() { # PROCESS
+    kill "$1" 2>/dev/null || return 0
+    turns=50
+    while [ $turns -gt 0 ] && kill -0 "$1" 2>/dev/null; do
+        sleep 0.1
+        turns=$((turns - 1))
+    done
+    kill -KILL "$1" 2>/dev/null || true
+    wait "$1" 2>/dev/null || true
+}
+
+# shellcheck disable=SC2317 # called by the trap
+clean_up() {
+    code=$?
+    trap - EXIT
+    trap '' INT TERM HUP
+    # shellcheck disable=SC2086 # one word per process
+    [ -z "$started" ] || kill $started 2>/dev/null || true
+    for process in $started; do end "$process"; done
+    for peer in $all_peers; do
+        for role in client router server; do
+            if [ -e "/run/netns/$(name "$role" "$peer")" ]; then ip netns del "$(name "$role" "$peer")"; fi
+        done
+    done
+    rm -rf "$work"
+    exit "$code"
+}
+trap clean_up EXIT
+trap 'exit 130' INT
+trap 'exit 143' TERM
+trap 'exit 129' HUP
+
+# --- what it needs, the build -----------------------------------------------------------------------------------
+
+missing=''
+need() { # COMMAND PACKAGE
+    command -v "$1" >/dev/null || missing="$missing $2"
+}
+need ip iproute2
+need iptables-restore iptables
+need ethtool ethtool
+need cc 'gcc libc6-dev'
+case ,$peers, in *,haproxy,*) need haproxy haproxy ;; esac
+case ,$peers, in *,v2ray,*) need v2ray v2ray ;; esac
+if wants calls; then need strace strace; fi
+if [ -n "$missing" ]; then
+    command -v apt-get >/dev/null || die "install these first:$missing"
+    printf 'bench: installing%s\n' "$missing" >&2
+    apt-get update -qq || die 'apt-get update failed'
+    # Services that a package brings are not to run in this machine: while this file says so, none is started
+    # (policy-rc.d; a machine's own file is left alone).
+    policy=/usr/sbin/policy-rc.d
+    if [ ! -e $policy ]; then
+        printf '#!/bin/sh\nexit 101\n' >$policy
+        chmod +x $policy
+    else
+        policy=''
+    fi
+    installed=yes
+    # shellcheck disable=SC2086 # one word per package
+    DEBIAN_FRONTEND=noninteractive apt-get install -qq -y --no-install-recommends $missing >"$work/apt.log" 2>&1 ||
+        installed=''
+    [ -z "$policy" ] || rm -f $policy
+    [ -n "$installed" ] || { cat "$work/apt.log" >&2 && die "apt-get could not install$missing"; }
+fi
+command -v cargo >/dev/null || die 'install Rust first (https://rustup.rs)'
+cargo build --release --locked --bin pepsal --example bench || die 'the build failed'
+pepsal=${CARGO_TARGET_DIR:-target}/release/pepsal
+bench=${CARGO_TARGET_DIR:-target}/release/examples/bench
+# shellcheck source=tests/bench/peers.sh
+. tests/bench/peers.sh
+
+# --- measurements -----------------------------------------------------------------------------------------------
+
+mkdir -p "$out"
+rows=$out/rows.csv
+: >"$rows"
+
+show() {
+    if [ -t 2 ]; then printf '\r\033[K%s' "$1" >&2; fi
+}
+
+# One measurement of one peer; its rows are appended.
+measure() { # ROUND PEER LINE COMMAND...
+    round=$1 peer=$2 line=$3
+    shift 3
+    show "round $round: $line: $peer"
+    read -r served_by proxy <"$work/$peer.pids"
+    with_proxy=''
+    [ "$proxy" = none ] || with_proxy="--proxy $proxy"
+    # shellcheck disable=SC2086 # two words or none
+    timeout 120 ip netns exec "$(name client "$peer")" "$bench" --tag "$round,$peer,$line" $with_proxy \
+        --server-process "$served_by" "$@" >>"$rows" 2>"$work/fault" || {
+        show ''
+        cat "$work/fault" "$work/server-$peer.log" >&2
+        tail -n 5 "$work/$peer.log" >&2
+        die "$line through $peer failed in round $round"
+    }
+}
+
+# Every peer in turn.
+everyone() { # ROUND LINE COMMAND...
+    at=$1 of=$2
+    shift 2
+    for each in $order; do measure "$at" "$each" "$of" "$@"; done
+}
+
+# Each round begins with another peer: who comes first finds other caches and clocks than who comes last.
+rotate() {
+    # shellcheck disable=SC2086 # one word per peer
+    set -- $order
+    first=$1
+    shift
+    order="$*${*:+ }$first"
+}
+
+bulk() { # ROUND large|MTU
+    for each in $order; do packets "$each" "$2"; done
+    for flows in 1 16; do
+        for way in $ways; do
+            everyone "$1" "bulk $2 $flows $way" bulk --flows $flows --way "$way" --ms "$ms"
+        done
+    done
+    [ "$2" = large ] || for each in $order; do packets "$each" large; done
+}
+
+one_round() { # ROUND
+    if wants large; then bulk "$1" large; fi
+    if wants MTU; then bulk "$1" MTU; fi
+    for connections in 1 16; do
+        if wants trips; then everyone "$1" "trips $connections" trips --connections $connections --ms 1000; fi
+        if wants rate; then everyone "$1" "rate $connections" rate --parallel $connections --ms 1000; fi
+    done
+    if wants hold; then everyone "$1" 'hold ' hold --steps "$steps" --ms 700; fi
+}
+
+# How many system calls the proxy makes, by strace, for the only purpose of counting them.
+count_calls() { # PEER LINE UNIT COMMAND...
+    peer=$1 line=$2 unit=$3
+    shift 3
+    read -r served_by proxy <"$work/$peer.pids"
+    [ "$proxy" != none ] || return 0
+    show "system calls: $line: $peer"
+    log=$work/log
+    begin strace -c -f -p "$proxy" -o "$work/calls"
+    tracer=$begun
+    turns=50
+    while grep -q '^TracerPid:[[:space:]]*0$' /proc/"$proxy"/task/*/status; do
+        turns=$((turns - 1))
+        [ $turns -gt 0 ] || die 'strace does not attach'
+        sleep 0.1
+    done
+    timeout 120 ip netns exec "$(name client "$peer")" "$bench" --tag "0,$peer,$line" "$@" >"$work/counted" ||
+        die "$line through $peer failed under strace"
+    kill -INT "$tracer"
+    wait "$tracer" || true
+    # "megabytes" or "connections" of the traffic, "calls" of strace's last line.
+    units=$(sed -n "s/.*,$unit,//p" "$work/counted")
+    calls=$(awk '$NF == "total" { print $4 }' "$work/calls")
+    case $unit in
+    megabytes) metric=calls_mb ;;
+    connections) metric=calls_connection ;;
+    esac
+    awk "BEGIN { printf \"1,$peer,$line,$metric,%f\n\", $calls / $units }" >>"$rows"
+    [ "$peer,$unit" != pepsal,connections ] || awk -v units="$units" '
+        $4 ~ /^[0-9]+$/ && $NF != "total" && $4 / units >= 0.05 { printf "| %s | %.2f |\n", $NF, $4 / units }
+    ' "$work/calls" >"$work/calls-of-pepsal"
+}
+
+# A pepsal that has never seen a connection, with few and with many slots; and all of the many in use.
+slots() {
+    all_peers="$all_peers slots"
+    make_machines slots
+    log=$work/server-slots.log
+    begin ip netns exec "$(name server slots)" "$bench" serve
+    log=$work/slots.log
+    # Two descriptors each, and some; where no more are allowed, fewer slots.
+    most=16384
+    # shellcheck disable=SC3045 # -n is not in POSIX, but in every shell of Debian
+    descriptors=$(ulimit -n)
+    [ "$descriptors" = unlimited ] || [ "$descriptors" -ge 34000 ] || most=$(((descriptors - 1000) / 2))
+    for capacity in 1024 $most; do
+        show "slots: $capacity"
+        start_pepsal slots "$pepsal" "$capacity"
+        fresh=$begun
+        "$bench" --tag "1,pepsal,slots free $capacity" --proxy "$fresh" memory >>"$rows"
+        if [ "$capacity" = "$most" ]; then
+            timeout 120 ip netns exec "$(name client slots)" "$bench" --tag '1,pepsal,slots used ' --proxy "$fresh" \
+                hold --steps "$capacity" --ms 0 >>"$rows" || die "pepsal does not hold $capacity connections"
+        fi
+        end "$fresh"
+        ip netns exec "$(name router slots)" iptables -t nat -F
+        ip netns exec "$(name router slots)" iptables -t security -F
+    done
+}
+
+# --- the run ----------------------------------------------------------------------------------------------------
+
+ways='up down' steps=10,1000,4000
+[ -z "$quick" ] || ways=down steps=10,1000
+for peer in $(printf '%s\n' "$peers" | tr , ' ') $also; do
+    all_peers="$all_peers ${peer%%=*}"
+    case $peer in
+    *=*) start_peer "${peer%%=*}" "${peer#*=}" ;;
+    *) start_peer "$peer" ;;
+    esac
+done
+order=$all_peers
+for each in $order; do packets "$each" large; done
+
+number=0
+while [ $number -lt "$rounds" ]; do
+    number=$((number + 1))
+    one_round $number
+    rotate
+done
+if wants calls; then
+    for each in $order; do
+        count_calls "$each" 'bulk large 1 down' megabytes bulk --flows 1 --way down --ms 1000
+        count_calls "$each" 'bulk large 16 down' megabytes bulk --flows 16 --way down --ms 1000
+        count_calls "$each" 'rate 16' connections rate --parallel 16 --ms 1000
+    done
+fi
+if wants slots; then slots; fi
+show ''
+
+{
+    printf '# What pepsal costs a router\n\n'
+    # shellcheck disable=SC2016 # Markdown
+    printf 'Made by `%s` with %s rounds, on %s.\n' "$command" "$rounds" "$(date -u +%Y-%m-%d)"
+    printf '%s cores (%s), Linux %s' "$(nproc)" "$(sed -n 's/^model name[^:]*: //p' /proc/cpuinfo | head -n 1)" "$(uname -r)"
+    if command -v haproxy >/dev/null; then printf ', HAProxy %s' "$(haproxy -v | sed -n '1s/HAProxy version \([^ ]*\).*/\1/p')"; fi
+    if command -v v2ray >/dev/null; then printf ', V2Ray %s' "$(v2ray -version | sed -n '1s/V2Ray \([^ ]*\).*/\1/p')"; fi
+    cat <<'END'
+.
+
+Median of the rounds, lowest and highest in brackets; a ratio is the median of the rounds' ratios. `large`: segments as
+the kernel makes them (TSO and GSO on); `MTU`: no packet larger than 1500 bytes anywhere. `bulk`: number of flows, and
+up (from the client) or down. `trips`: 64 bytes there and back on standing connections. `rate`: connections one after
+the other, or 16 at a time, each with 1 KiB there and back. `hold`: that many idle connections, and one with round trips.
+Every byte count was compared. CPU of all parties: client, router, proxy, server. All with cubic, IPv4.
+END
+} >"$work/heading"
+result=0
+"$bench" report --rows "$rows" --heading "$work/heading" --markdown "$out/results.md" --csv "$out/results.csv" \
+    ${slack:+--slack "$slack"} || result=1
+if [ -s "$work/calls-of-pepsal" ]; then
+    {
+        printf '\n## System calls of pepsal for one connection\n\n| call | per connection |\n|---|---:|\n'
+        cat "$work/calls-of-pepsal"
+    } | tee -a "$out/results.md"
+fi
+exit $result
