@@ -20,6 +20,7 @@ mod queue;
 mod queuer;
 mod relay;
 mod rules;
+mod selectors;
 mod slots;
 mod syn;
 mod sys;

@@ -4,87 +4,20 @@
 //! replaces what it made before. Nothing of the running system is read but whether the devices exist.
 #![forbid(unsafe_code)]
 
-use std::fmt::{self, Display, Write};
+use std::fmt::{self, Write};
 use std::io;
-use std::net::IpAddr;
-use std::str::FromStr;
 
 use nix::errno::Errno;
 use nix::net::if_::if_nametoindex;
 
-use crate::cli::{self, Rules};
+use crate::cli::{Format, Rules};
 use crate::error::Error;
+use crate::selectors::{self, Cidr};
 
 /// Mark, and routing table, of packets that go to a transparent server leg. One bit, high up, where neither
 /// mwan3 (0x3f00) nor pbr (0xff0000) keep theirs.
 const MARK: &str = "0x40000000";
 const TABLE: u32 = 5000;
-
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Format {
-    Nft,
-    Iptables,
-    Ip6tables,
-}
-
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct PortRange {
-    first: u16,
-    last: u16,
-}
-
-impl PortRange {
-    /// nft takes no range of one port.
-    fn joined(&self, by: char) -> String {
-        match self {
-            PortRange { first, last } if first == last => first.to_string(),
-            PortRange { first, last } => format!("{first}{by}{last}"),
-        }
-    }
-}
-
-impl FromStr for PortRange {
-    type Err = String;
-
-    fn from_str(text: &str) -> Result<PortRange, String> {
-        let (first, last) = text.split_once('-').unwrap_or((text, text));
-        match (first.parse(), last.parse()) {
-            (Ok(first), Ok(last)) if 0 < first && first <= last => Ok(PortRange { first, last }),
-            _ => Err(format!("'{text}' is no port or range of ports such as 8000-8100")),
-        }
-    }
-}
-
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Cidr {
-    address: IpAddr,
-    prefix: u8,
-}
-
-impl FromStr for Cidr {
-    type Err = String;
-
-    fn from_str(text: &str) -> Result<Cidr, String> {
-        let complaint = || format!("'{text}' is no address or prefix such as 10.0.0.0/8");
-        let (address, prefix) = match text.split_once('/') {
-            Some((address, prefix)) => (address, Some(prefix)),
-            None => (text, None),
-        };
-        let address: IpAddr = address.parse().map_err(|_| complaint())?;
-        let longest = if address.is_ipv4() { 32 } else { 128 };
-        let prefix = match prefix {
-            Some(prefix) => prefix.parse().map_err(|_| complaint())?,
-            None => longest,
-        };
-        if prefix <= longest { Ok(Cidr { address, prefix }) } else { Err(complaint()) }
-    }
-}
-
-impl Display for Cidr {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "{}/{}", self.address, self.prefix)
-    }
-}
 
 /// Writes the script to standard output.
 pub fn print(rules: &Rules) -> Result<(), Error> {
@@ -112,7 +45,7 @@ fn devices(list: &str) -> Result<Vec<&str>, Error> {
     let check = |name| {
         let stem = str::trim_end_matches(name, '*');
         let is_pattern = stem.len() + 1 == name.len();
-        cli::device(stem).map_err(|_| unknown(name))?;
+        selectors::device_name(stem).map_err(|_| unknown(name))?;
         if !is_pattern && if_nametoindex(name).is_err() {
             return Err(unknown(name));
         }
@@ -145,7 +78,7 @@ fn nft(out: &mut String, rules: &Rules, lan: &[&str], wan: &[&str]) -> fmt::Resu
     }
     for (end, cidrs) in [("saddr", &rules.exclude_client), ("daddr", &rules.exclude_server)] {
         for cidr in &cidrs.0 {
-            let family = if cidr.address.is_ipv4() { "ip" } else { "ip6" };
+            let family = if cidr.is_ipv4() { "ip" } else { "ip6" };
             writeln!(out, "\t\t{family} {end} {cidr} return")?;
         }
     }
@@ -202,7 +135,7 @@ fn iptables(out: &mut String, rules: &Rules, lan: &[&str], wan: &[&str]) -> fmt:
         writeln!(out, "-A pepsal-steal -p tcp --dport {} -j RETURN", ports.joined(':'))?;
     }
     for (end, cidrs) in [("-s", &rules.exclude_client), ("-d", &rules.exclude_server)] {
-        let spoken = |cidr: &&Cidr| cidr.address.is_ipv4() == (rules.format == Format::Iptables);
+        let spoken = |cidr: &&Cidr| cidr.is_ipv4() == (rules.format == Format::Iptables);
         for cidr in cidrs.0.iter().filter(spoken) {
             writeln!(out, "-A pepsal-steal {end} {cidr} -j RETURN")?;
         }
