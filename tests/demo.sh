@@ -158,6 +158,10 @@ set_in() { # NAMESPACE KEY VALUE
     inside "$1" sh -c 'printf "%s\n" "$2" >"/proc/sys/net/$1"' sh "$2" "$3"
 }
 
+# The emulator stands for a modem, which does not wait for a processor that others keep busy.
+first='chrt --fifo 1'
+$first true 2>/dev/null || first='nice -n -10'
+
 make_machines() {
     for namespace in "$client" "$router" "$server"; do
         ip netns add "$namespace"
@@ -184,8 +188,8 @@ make_machines() {
 }
 
 start_link() { # LOSS_DOWN LOSS_UP
-    # A little more than fair: this process stands for a modem, which does not wait for a processor.
-    nice -n -10 "$satlink" link --terminal "$router/sat0" --gateway "$server/sat0" --seed "$seed" \
+    # shellcheck disable=SC2086 # a command in words
+    $first "$satlink" link --terminal "$router/sat0" --gateway "$server/sat0" --seed "$seed" \
         --delay "$(awk "BEGIN { print $rtt / 2 }")" --down-rate "$down" --up-rate "$up" \
         --down-loss "$1" --up-loss "$2" >"$work/counts" &
     link=$!
@@ -263,7 +267,7 @@ transfer() { # LOSS_NAME LOSS_DOWN LOSS_UP DIRECTION VIA
     esac
     bytes=$(awk "BEGIN { printf \"%d\", $megabytes * 1000000 }")
     phase=$phase+
-    label=$(printf '[%d/%d] %-8s  %-4s  %-14s' ${#phase} "$phases" "$1" "$4" "$5")
+    label=$(printf '[%d/%d] %-8s  %-4s  %-6s' ${#phase} "$phases" "$1" "$4" "$5")
     start_link "$2" "$3"
     from=$(router_tcp)
     printf '  0\n' >"$work/progress"
@@ -278,7 +282,11 @@ transfer() { # LOSS_NAME LOSS_DOWN LOSS_UP DIRECTION VIA
         sleep 0.2
         turns=$((turns - 1))
     done
-    wait $moving || { show '' && die "$label $(cat "$work/fault")"; }
+    if ! wait $moving; then
+        show ''
+        [ "$5" = direct ] || cat "$work/pepsal.log" >&2
+        die "$label: $(cat "$work/fault")"
+    fi
     seconds=$(cat "$work/seconds")
     end "$link"
     show ''
@@ -311,8 +319,7 @@ results_table() {
             rate["down"] = down; rate["up"] = up
             lost["lossy down"] = percent[1]; lost["lossy up"] = percent[2]
             lost["lossless down"] = lost["lossless up"] = 0
-            # Connection and request cost a round trip and a half before the first byte of a download arrives at
-            # the earliest after two; an upload follows its request at once.
+            # A download waits for the connection and the answer, an upload for the connection and its own way.
             trips["down"] = 2; trips["up"] = 1.5
         }
         {
@@ -320,15 +327,18 @@ results_table() {
             if (!(key in size)) order[++keys] = key
             size[key] = $4; seconds[key, $3] = $5
         }
-        function cell(key, s) { return sprintf("%6.2f Mbit/s %6.1f s", size[key] * 8 / s, s) }
+        function rule(n, line) { while (n-- > 0) line = line "─"; return line }
+        function cell(key, s) { return sprintf("%6.2f  %7.1f", size[key] * 8 / s, s) }
         END {
-            print  "  direction  file     link                  direct               through pepsal       gain   physical limit"
-            print  "  ─────────  ───────  ────────────────────  ───────────────────  ───────────────────  ─────  ───────────────────"
+            print "  direction  link                    file     direct           through pepsal   gain   physical limit"
+            print "                                              Mbit/s  seconds  Mbit/s  seconds         Mbit/s  seconds"
+            print "  " rule(9) "  " rule(22) "  " rule(7) "  " rule(15) "  " rule(15) "  " rule(5) "  " rule(15)
             for (n = 1; n <= keys; n++) {
                 key = order[n]; split(key, word, " "); way = word[2]
                 # 1448 bytes of every 1500 are payload: IPv4, TCP, timestamps.
                 limit = size[key] * 8 / rate[way] * 1500 / 1448 + trips[way] * rtt / 1000
-                printf "  %-9s  %4g MB  %4g Mbit/s, %3g %% loss  %s  %s  %4.1fx  %s\n", way, size[key], rate[way], lost[key],
+                printf "  %-9s  %-22s  %4g MB  %s  %s  %4.1fx  %s\n", way "load",
+                    rate[way] " Mbit/s, " lost[key] " % loss", size[key],
                     cell(key, seconds[key, "direct"]), cell(key, seconds[key, "pepsal"]),
                     seconds[key, "direct"] / seconds[key, "pepsal"], cell(key, limit)
             }
@@ -338,14 +348,15 @@ results_table() {
 links_table() {
     awk '
         BEGIN {
-            print  "  transfer                sent up: packets  lost  queue full    sent down: packets  lost  queue full"
+            print "                           packets up                    packets down"
+            print "  transfer                 sent    lost  queue full      sent    lost  queue full"
         }
         {
             for (n = 4; n <= NF; n++) {
                 if ($n == "up" || $n == "down") way = $n
                 else { count[way, $n] = $(n + 1); n++ }
             }
-            printf "  %-8s  %-4s  %-6s           %7d %5d %11d               %7d %5d %11d\n", $1, $2, $3,
+            printf "  %-8s  %-4s  %-6s  %7d %7d %11d   %7d %7d %11d\n", $1, $2, $3,
                 count["up", "packets"], count["up", "lost"], count["up", "overflowed"],
                 count["down", "packets"], count["down", "lost"], count["down", "overflowed"]
             late = count["up", "late_us"] > late ? count["up", "late_us"] : late
