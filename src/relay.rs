@@ -203,7 +203,7 @@ impl Connection {
                 if pipe.is_empty() {
                     flow.give_back(&mut means.pipes);
                 }
-            } else if flow.drained {
+            } else if flow.drained && !source.failed {
                 match shutdown(sink.socket.as_raw_fd(), Shutdown::Write) {
                     Ok(()) => flow.ended = true,
                     Err(_) => {
@@ -297,7 +297,10 @@ impl Flow {
                 return 0;
             }
         };
+        // A reset leg tells its error once, to whoever asks first, and reports an end from then on: `failed`
+        // decides what this end is.
         self.drained = read == 0;
+        source.readable &= read > 0;
         self.bulk = read == COPY_LEN;
 
         let sent = match &buffer[..read] {

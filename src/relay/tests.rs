@@ -195,6 +195,26 @@ fn urgent_bytes_keep_their_place() {
     assert_eq!(relay.join().unwrap(), Outcome::Finished);
 }
 
+/// The relay learns of the reset by sending, which takes the socket's error away.
+#[test]
+fn a_reset_is_never_taken_for_an_end() {
+    let (client, mut bench, mut server) = bench();
+    assert_eq!(bench.turn(250), Outcome::Idle);
+    setsockopt(&server, sockopt::Linger, &libc::linger { l_onoff: 1, l_linger: 0 }).unwrap();
+    (&client).write_all(b"a").unwrap();
+    assert_eq!(bench.turn(250), Outcome::Idle);
+    server.read_exact(&mut [0]).unwrap();
+    (&client).write_all(b"b").unwrap();
+    drop(server);
+    thread::sleep(Duration::from_millis(50));
+    let [_, server_leg] = &mut bench.connection.legs;
+    assert_eq!(send(server_leg.socket.as_raw_fd(), b"c", MsgFlags::MSG_NOSIGNAL), Err(Errno::ECONNRESET));
+    server_leg.failed = true;
+    server_leg.readable = true;
+    assert_eq!(bench.connection.pump(&mut bench.means), Outcome::Failed);
+    assert!(bench.connection.flows.iter().all(|flow| !flow.ended), "no FIN was passed on");
+}
+
 #[test]
 fn what_came_before_a_reset_is_still_offered() {
     let (mut client, mut bench, mut server) = bench();
