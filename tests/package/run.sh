@@ -100,6 +100,9 @@ if [ -z "$pepsal" ]; then
 	pepsal="${CARGO_TARGET_DIR:-$top/target}/debug/pepsal"
 fi
 export PEPSAL_BIN="$pepsal"
+# ipk.sh's own choice, which a commit between two builds would change.
+SOURCE_DATE_EPOCH="$(git -C "$top" log -1 --format=%ct 2>/dev/null || echo 0)"
+export SOURCE_DATE_EPOCH
 
 declared_files_exist() {
 	sed -n 's|^.*\(\./files/[^ ]*\).*|\1|p' "$top/openwrt/pepsal/Makefile" >"$work/declared"
