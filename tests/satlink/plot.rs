@@ -2,7 +2,7 @@
 //!
 //! Invariants:
 //! - Every panel begins at zero on both axes and shows the link's rate, so that no gain looks larger than it is.
-//! - The curves differ in width and have marks, so that they are told apart without colour too.
+//! - The narrow curve lies on the wide one, so that both are seen where they agree, and told apart without colour.
 
 use crate::series::{BUCKET_MS, Series};
 use std::fmt::Write;
@@ -10,8 +10,8 @@ use std::fmt::Write;
 /// Buckets per mean: one second. Shorter than that shows the bursts of every round trip and little else.
 const WINDOW: usize = 4;
 
-const DIRECT: Curve = Curve { name: "direct", colour: "#c2410c", width: 1.8 };
-const SPLIT: Curve = Curve { name: "through pepsal", colour: "#1d4ed8", width: 2.4 };
+const DIRECT: Curve = Curve { name: "direct", colour: "#f59e5b", width: 4.0 };
+const SPLIT: Curve = Curve { name: "through pepsal", colour: "#1d4ed8", width: 1.8 };
 
 // Measures in pixels.
 const PANEL_WIDTH: f64 = 480.0;
@@ -20,7 +20,7 @@ const LEFT: f64 = 52.0;
 const RIGHT: f64 = 20.0;
 const ABOVE: f64 = 46.0;
 const BELOW: f64 = 46.0;
-const HEADER: f64 = 74.0;
+const HEADER: f64 = 92.0;
 
 /// draw throughput over time
 #[derive(argh::FromArgs)]
@@ -166,11 +166,10 @@ fn legend(svg: &mut String) -> std::fmt::Result {
         svg,
         r##"<path d="M{x} {y}h26" stroke="#6b7280" stroke-width="1.5" stroke-dasharray="6 4"/>
 <text x="{}" y="{}">rate of the link</text>
-<text x="{}" y="{}" fill="#6b7280">mean of the last second as the receiver reads it; ● last byte</text>"##,
+<text x="{LEFT}" y="{}" fill="#6b7280">As the receiver reads it, mean of the last second. Above the rate: bytes that had waited for a lost one. Dot: last byte.</text>"##,
         x + 34.0,
         y + 4.0,
-        x + 150.0,
-        y + 4.0
+        y + 24.0
     )
 }
 
