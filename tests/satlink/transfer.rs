@@ -147,8 +147,13 @@ fn listen_at(address: &SocketAddr) -> Result<TcpListener, String> {
     Ok(TcpListener::from(socket))
 }
 
+/// Not truncated: whoever reads it meanwhile must never find it empty.
 fn open_progress(path: Option<&str>) -> Result<Option<File>, String> {
-    path.map(|path| File::create(path).map_err(|error| format!("cannot write {path}: {error}"))).transpose()
+    path.map(|path| {
+        let opened = File::options().create(true).write(true).truncate(false).open(path);
+        opened.map_err(|error| format!("cannot write {path}: {error}"))
+    })
+    .transpose()
 }
 
 fn answer(mut socket: TcpStream, progress: Option<&File>) -> Result<(), String> {
