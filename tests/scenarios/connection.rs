@@ -33,6 +33,12 @@ impl Listener {
         Listener { socket, address }
     }
 
+    /// Lets `prepare` set options of the listening socket, which accepted ones inherit.
+    pub fn prepare(&self, prepare: impl FnOnce(&OwnedFd)) {
+        let socket = self.socket.as_fd().try_clone_to_owned().expect("another descriptor");
+        prepare(&socket);
+    }
+
     pub fn accept(&self) -> (TcpStream, SocketAddr) {
         self.accept_within(patience()).unwrap_or_else(|| panic!("no connection has come to {}", self.address))
     }

@@ -15,7 +15,7 @@ use nix::sys::socket::{AddressFamily, SockFlag, SockProtocol, SockType, Sockaddr
 
 use crate::bed::{Bed, Family, Handshake, Handshake::*};
 use crate::connection::{Pair, reset};
-use crate::host::{eventually, patience};
+use crate::host::{SetOnDrop, eventually, patience};
 use crate::segment::send_syn;
 use crate::stream::{End, end, receive_all, send};
 
@@ -94,13 +94,13 @@ fn server_resets_at_once(family: Family, handshake: Handshake) {
                 }
             }
         });
+        let _ending = SetOnDrop(&done);
         for _ in 0..20 {
             match bed.connect(listener.address) {
                 Ok(client) => assert_eq!(end(&client), End::Reset),
                 Err(err) => assert_eq!(err.kind(), ErrorKind::ConnectionReset),
             }
         }
-        done.store(true, Relaxed);
     });
     bed.check_all_slots(family, SLOTS);
 }

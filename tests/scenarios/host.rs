@@ -3,6 +3,7 @@
 use std::fs::File;
 use std::io::Write;
 use std::process::{Command, Output, Stdio};
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::thread;
 use std::time::{Duration, Instant};
 
@@ -82,12 +83,21 @@ impl Host {
     /// Adds rules at `hook` (with its priority, as nft writes them), in a table of their own, so that they neither
     /// see nor disturb the rules of the test bed.
     pub fn add_rules(&self, name: &str, hook: &str, rules: &str) {
+        self.add_table(name, "filter", hook, rules);
+    }
+
+    /// Adds rules that change addresses.
+    pub fn translate(&self, hook: &str, rules: &str) {
+        self.add_table("translate", "nat", hook, rules);
+    }
+
+    fn add_table(&self, name: &str, kind: &str, hook: &str, rules: &str) {
         self.nft(&format!(
             "table inet bed_{name} {{
                 counter seen {{
                 }}
                 chain only {{
-                    type filter hook {hook}; policy accept;
+                    type {kind} hook {hook}; policy accept;
                     {rules}
                 }}
             }}\n"
@@ -210,5 +220,14 @@ pub fn eventually(what: &str, within: Duration, mut done: impl FnMut() -> bool) 
     while !done() {
         assert!(start.elapsed() < within, "not within {within:?}: {what}");
         thread::sleep(Duration::from_millis(10));
+    }
+}
+
+/// Ends the loops of a scope's other threads, also when this one panics.
+pub struct SetOnDrop<'a>(pub &'a AtomicBool);
+
+impl Drop for SetOnDrop<'_> {
+    fn drop(&mut self) {
+        self.0.store(true, Ordering::Relaxed);
     }
 }

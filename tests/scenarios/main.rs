@@ -81,19 +81,24 @@ macro_rules! once {
     )*};
 }
 
+mod bad_input;
 mod bed;
 mod connection;
 mod daemon;
 mod host;
 mod network;
 mod segment;
+mod soak;
 mod stream;
+mod transparent;
 
 mod bulk;
+mod firewall;
 mod half_close;
 mod handshake;
 mod limits;
 mod listener;
+mod marks;
 mod refusal;
 mod reset;
 mod restart;

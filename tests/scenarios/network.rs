@@ -4,7 +4,6 @@
 //! in parallel, and what an aborted run left behind is in nobody's way.
 
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
-use std::process::Command;
 use std::sync::atomic::{AtomicU32, Ordering};
 
 use crate::host::{Host, run};
@@ -106,11 +105,11 @@ impl Network {
             router.nft(FIREWALL);
         }
         if plan.masquerade {
-            router.nft(&masquerade("wan"));
+            router.translate("postrouting priority srcnat", "oifname wan masquerade");
         }
         match (plan.hop, &hop) {
             (Some(Hop::Masquerade), Some(hop)) => {
-                hop.nft(&masquerade("far"));
+                hop.translate("postrouting priority srcnat", "oifname far masquerade");
             }
             (Some(Hop::Mtu(mtu)), Some(hop)) => narrow(hop, mtu),
             _ => {}
@@ -119,24 +118,16 @@ impl Network {
     }
 }
 
-fn masquerade(device: &str) -> String {
-    format!(
-        "table inet masquerade {{ chain srcnat {{
-            type nat hook postrouting priority srcnat; policy accept;
-            oifname {device} masquerade;
-        }} }}"
-    )
-}
-
 /// Limits the path, not the devices: both ends keep announcing an MSS that does not fit.
 fn narrow(hop: &Host, mtu: u16) {
-    for (family, bits) in [(Family::V4, 24), (Family::V6, 64)] {
+    // With the metrics of the routes that the kernel has made for the devices' own networks.
+    for (family, bits, metric) in [(Family::V4, 24, 0), (Family::V6, 64, 256)] {
         let (router, wan) = (family.address(Net::Wan, 1), family.address(Net::Wan, 0));
         let far = family.address(Net::Far, 0);
         hop.ip(&format!(
             "route replace default via {router} dev near mtu {mtu}
-             route replace {wan}/{bits} dev near mtu {mtu}
-             route replace {far}/{bits} dev far mtu {mtu}\n"
+             route replace {wan}/{bits} dev near metric {metric} mtu {mtu}
+             route replace {far}/{bits} dev far metric {metric} mtu {mtu}\n"
         ));
     }
 }
