@@ -6,10 +6,11 @@
 #![forbid(unsafe_code)]
 
 use std::net::SocketAddr;
+use std::os::fd::OwnedFd;
 use std::panic;
 use std::process::abort;
-use std::sync::Arc;
 use std::sync::atomic::AtomicBool;
+use std::sync::{Arc, Mutex};
 use std::thread;
 use std::time::{Duration, Instant};
 
@@ -22,19 +23,19 @@ use nix::sys::signalfd::{SfdFlags, SignalFd};
 use crate::cli::Run;
 use crate::error::Error;
 use crate::legs::{self, LegOptions, Satellite};
-use crate::pep::{Pep, Seat, Token};
+use crate::pep::{Pep, Seat};
 use crate::pipes::MAX_PIPES;
-use crate::queue::{self, SynQueue};
+use crate::queue;
 use crate::slots::Slots;
 use crate::tun::Tun;
 use crate::worker::Worker;
-use crate::{log, privileges, queuer};
+use crate::{log, privileges, steal};
 
-/// Bytes of stack for a worker and the queuer. musl's default is 128 KiB; no thread recurses or keeps a
+/// Bytes of stack for a worker. musl's default is 128 KiB; no thread recurses or keeps a
 /// buffer on its stack, but for the 8 KiB in which nfq builds a message.
 const STACK: usize = 64 * 1024;
 
-/// SYNs that may wait for the queuer beside those that are held, before netfilter passes them.
+/// SYNs that may wait for a worker beside those that are held, before netfilter passes them.
 const BURST: u32 = 1024;
 
 /// How often the end of the last connection is looked for while draining.
@@ -44,15 +45,13 @@ pub fn run(options: &Run) -> Result<(), Error> {
     log::start(options.verbose);
     abort_on_panic();
     let signals = Signals::block().map_err(|errno| Error::system("block", "signals", errno, ""))?;
-    let (pep, queue) = prepare(options)?;
+    let pep = prepare(options)?;
     privileges::drop_to(options.user.as_deref())?;
     let pep = Arc::new(pep);
     for index in 0..pep.workers.len() {
         let pep = Arc::clone(&pep);
         spawn("worker", move || Worker::new(&pep, index).run())?;
     }
-    let shared = Arc::clone(&pep);
-    spawn("queuer", move || queuer::run(&shared, queue))?;
     log::notice(format_args!(
         "ready: {} slots, {} workers, queue {}, port {}, device {}",
         options.max_conns,
@@ -66,12 +65,12 @@ pub fn run(options: &Run) -> Result<(), Error> {
     signals.wait_for_end();
     #[cfg(feature = "count-allocations")]
     log::notice(format_args!("{} allocations since ready", crate::sys::allocations::count() - before));
-    pep.stop_stealing();
+    steal::stop(&pep);
     drain(&pep, &signals, Duration::from_secs(options.drain));
     Ok(())
 }
 
-fn prepare(options: &Run) -> Result<(Pep, SynQueue), Error> {
+fn prepare(options: &Run) -> Result<Pep, Error> {
     let leg_options = LegOptions {
         satellite: Satellite {
             side: options.satellite,
@@ -91,35 +90,29 @@ fn prepare(options: &Run) -> Result<(Pep, SynQueue), Error> {
     // A held SYN stays in the queue, so the queue must be longer than the slots are many.
     let (queue, verdicts) = queue::bind(options.queue, options.max_conns as u32 + BURST)?;
     let backlog = options.max_conns as i32;
-    let listeners = tun
-        .addresses()
-        .map(|ip| legs::listen_at(SocketAddr::new(ip, options.port), backlog, &leg_options))
-        .collect::<Result<heapless::Vec<_, 2>, _>>()?;
-    let seats = (0..threads)
-        .map(|_| {
-            let seat = Seat::new()?;
-            for (index, listener) in listeners.iter().enumerate() {
-                // Level-triggered; the kernel wakes one of the workers for a new connection.
-                let interest = EpollFlags::EPOLLIN | EpollFlags::EPOLLEXCLUSIVE;
-                let event = EpollEvent::new(interest, Token::Listener(index).into());
-                seat.epoll.add(listener, event)?;
-            }
-            Ok(seat)
-        })
-        .collect::<Result<Box<[Seat]>, _>>()
-        .map_err(|errno| Error::system("prepare", "the workers", errno, ""))?;
-    let pep = Pep {
+    let mut listeners: Vec<heapless::Vec<OwnedFd, 2>> = (0..threads).map(|_| heapless::Vec::new()).collect();
+    for ip in tun.addresses() {
+        let address = SocketAddr::new(ip, options.port);
+        let of_all = legs::listen_at(address, threads, backlog, &leg_options)?;
+        for (own, listener) in listeners.iter_mut().zip(of_all) {
+            // There are at most two addresses.
+            let _ = own.push(listener);
+        }
+    }
+    let workers = listeners.into_iter().map(|own| Seat::new(verdicts.socket(), own));
+    let workers = workers.collect::<Result<_, _>>();
+    Ok(Pep {
         slots: Slots::new(options.max_conns),
-        workers: seats,
+        workers: workers.map_err(|errno| Error::system("prepare", "the workers", errno, ""))?,
+        queue: Mutex::new(Some(queue)),
         verdicts,
         tun,
-        listeners,
         legs: leg_options,
         handshake: options.handshake,
         connect_timeout: Duration::from_secs(options.connect_timeout),
-        stopping: AtomicBool::new(false),
-    };
-    Ok((pep, queue))
+        full: AtomicBool::new(false),
+        undelivered: AtomicBool::new(false),
+    })
 }
 
 /// Two descriptors a slot, two a pipe, a few for the rest.

@@ -1,6 +1,6 @@
-//! From the stolen SYN to the split connection: the steps between the queuer and the relay.
+//! From the stolen SYN to the split connection: the steps between stealing and the relay.
 //!
-//! Called by the queuer (early) and by workers. Each step takes the slot's lock with it and lets go of it
+//! Run in workers. Each step takes the slot's lock with it and lets go of it
 //! before a system call that writes to the kernel's queue or device.
 #![forbid(unsafe_code)]
 
@@ -14,11 +14,10 @@ use nix::errno::Errno;
 use nix::sys::epoll::EpollFlags;
 use nix::sys::socket::{SockaddrIn, SockaddrIn6, getsockopt, sockopt};
 
-use crate::log;
 use crate::pep::{Handshake, Pep};
 use crate::relay::{Connection, Leg, Side};
 use crate::slots::{Endpoints, Held, Injected, Slot, SlotId, Stage};
-use crate::sys;
+use crate::{log, steering, sys};
 
 /// How long a client may take to complete the handshake with the listener.
 const ACCEPT_TIMEOUT: Duration = Duration::from_secs(10);
@@ -29,9 +28,10 @@ pub fn inject(
     id: SlotId,
     mut slot: MutexGuard<'_, Slot>,
     packet_id: u32,
-    syn: &[u8],
+    syn: &mut [u8],
     server: Leg,
 ) {
+    steering::direct(syn, slot.worker);
     let now = Instant::now();
     slot.deadline = Some(now + ACCEPT_TIMEOUT);
     slot.stage = Stage::Injected(Injected { at: now, server });
@@ -52,13 +52,13 @@ pub fn server_answered(
     pep: &Pep,
     id: SlotId,
     mut slot: MutexGuard<'_, Slot>,
-    held: Held,
+    mut held: Held,
     events: EpollFlags,
 ) {
     let mut server = Leg::new(held.server);
     server.note(events);
     if server.is_connected() {
-        inject(pep, id, slot, held.packet_id, &held.syn, server);
+        inject(pep, id, slot, held.packet_id, &mut held.syn, server);
     } else if events.intersects(EpollFlags::EPOLLERR | EpollFlags::EPOLLHUP) {
         // Refused or unreachable: the client's own SYN goes on and gets its true answer.
         let endpoints = slot.endpoints;

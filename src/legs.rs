@@ -1,6 +1,6 @@
 //! How legs are made and what TCP they run.
 //!
-//! The server leg is dialled by the queuer; the client leg is born by the listener, whose options it inherits.
+//! The server leg is dialled by the worker that steals the SYN; the client leg is born by the listener, whose options it inherits.
 //! Both are born with a zero linger time: whatever ends the process or the connection early is seen by both
 //! ends as a reset and never as a clean end of the data. `Connection::linger` undoes it after the last byte.
 #![forbid(unsafe_code)]
@@ -8,7 +8,7 @@
 use std::ffi::OsString;
 use std::fs;
 use std::net::SocketAddr;
-use std::os::fd::{AsRawFd, OwnedFd};
+use std::os::fd::{AsFd, AsRawFd, OwnedFd};
 
 use nix::errno::Errno;
 use nix::sys::socket::{
@@ -19,12 +19,11 @@ use nix::sys::socket::{
 use crate::error::Error;
 use crate::relay::Side;
 use crate::syn::Syn;
-use crate::sys;
+use crate::{steering, sys};
 
-/// Seconds of silence before a leg is probed, seconds between probes, and probes without an answer before it
-/// is given up: nine minutes, so that a rain fade of one minute ends nothing, at two probes a quarter of an
-/// hour while all is well.
-const KEEPALIVE: (u32, u32, u32) = (420, 15, 8);
+/// Seconds of silence before a leg is probed. With the kernel's own spacing of the probes (nine, 75 seconds
+/// apart) a dead peer is given up after 16 minutes, and a rain fade of some minutes ends nothing.
+const KEEPALIVE_IDLE: u32 = 300;
 
 /// What `run` was asked for, as far as sockets are concerned.
 #[derive(Clone, Debug)]
@@ -135,9 +134,24 @@ pub fn dial(syn: &Syn, mark: u32, options: &LegOptions) -> Result<OwnedFd, Errno
     }
 }
 
-/// The listener at one of the TUN device's addresses. `backlog`: connections not yet accepted.
-pub fn listen_at(address: SocketAddr, backlog: i32, options: &LegOptions) -> Result<OwnedFd, Error> {
-    let failed = |errno| {
+/// As many listeners as there are workers at one of the TUN device's addresses, in the order of the workers.
+/// `backlog`: connections not yet accepted.
+pub fn listen_at(
+    address: SocketAddr,
+    workers: usize,
+    backlog: i32,
+    options: &LegOptions,
+) -> Result<Vec<OwnedFd>, Error> {
+    let listeners = || -> Result<Vec<OwnedFd>, Errno> {
+        // A group of listeners would let a second daemon join; a lone socket finds the port taken.
+        let lone = tcp_socket(family_of(&address))?;
+        setsockopt(&lone, sockopt::IpFreebind, &true)?;
+        setsockopt(&lone, sockopt::ReuseAddr, &true)?;
+        bind(lone.as_raw_fd(), &SockaddrStorage::from(address))?;
+        drop(lone);
+        (0..workers).map(|_| listener(address, backlog, options)).collect()
+    };
+    listeners().map_err(|errno| {
         let remedy = match errno {
             Errno::EADDRINUSE => {
                 "another program has the port: stop that, or choose another with -p here and in 'pepsal rules'"
@@ -145,19 +159,22 @@ pub fn listen_at(address: SocketAddr, backlog: i32, options: &LegOptions) -> Res
             _ => "",
         };
         Error::system("listen at", address.to_string(), errno, remedy)
-    };
-    let listener = tcp_socket(family_of(&address)).map_err(failed)?;
-    let prepare = || {
-        set_common(&listener)?;
-        options.satellite.tune(&listener, Side::Client)?;
-        setsockopt(&listener, sockopt::ReuseAddr, &true)?;
-        // The kernel takes a moment to find that nobody else has the device's new IPv6 address.
-        setsockopt(&listener, sockopt::IpFreebind, &true)?;
-        bind(listener.as_raw_fd(), &SockaddrStorage::from(address))?;
-        // The kernel lowers a backlog above net.core.somaxconn.
-        listen(&listener, Backlog::new(backlog.min(4096))?)
-    };
-    prepare().map_err(failed)?;
+    })
+}
+
+fn listener(address: SocketAddr, backlog: i32, options: &LegOptions) -> Result<OwnedFd, Errno> {
+    let listener = tcp_socket(family_of(&address))?;
+    set_common(&listener)?;
+    options.satellite.tune(&listener, Side::Client)?;
+    setsockopt(&listener, sockopt::ReuseAddr, &true)?;
+    setsockopt(&listener, sockopt::ReusePort, &true)?;
+    // The kernel takes a moment to find that nobody else has the device's new IPv6 address.
+    setsockopt(&listener, sockopt::IpFreebind, &true)?;
+    bind(listener.as_raw_fd(), &SockaddrStorage::from(address))?;
+    // The kernel lowers a backlog above net.core.somaxconn.
+    listen(&listener, Backlog::new(backlog.min(4096))?)?;
+    // Without it, any worker accepts.
+    let _ = sys::choose_listener_by(listener.as_fd(), &steering::program(address.is_ipv6()));
     Ok(listener)
 }
 
@@ -169,10 +186,7 @@ fn set_common(leg: &OwnedFd) -> Result<(), Errno> {
     // An urgent byte stays in its place in the stream.
     setsockopt(leg, sockopt::OobInline, &true)?;
     setsockopt(leg, sockopt::KeepAlive, &true)?;
-    let (idle, interval, count) = KEEPALIVE;
-    setsockopt(leg, sockopt::TcpKeepIdle, &idle)?;
-    setsockopt(leg, sockopt::TcpKeepInterval, &interval)?;
-    setsockopt(leg, sockopt::TcpKeepCount, &count)
+    setsockopt(leg, sockopt::TcpKeepIdle, &KEEPALIVE_IDLE)
 }
 
 fn tcp_socket(family: AddressFamily) -> Result<OwnedFd, Errno> {

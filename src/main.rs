@@ -1,6 +1,6 @@
 //! pepsal: a TCP performance enhancing proxy (RFC 3135, split connection) for satellite terminals.
 //!
-//! The path of a connection: `queue` (netfilter hands over a SYN), `syn` (what it is), `queuer` (claims one of
+//! The path of a connection: `queue` (netfilter hands over a SYN), `syn` (what it is), `steal` (claims one of
 //! the `slots`, begins the server leg: `legs`), `handshake` (injects the SYN through `tun`, accepts the client
 //! leg, joins the two), `worker` and `relay` (bytes both ways, through `pipes`, until both ends have closed).
 //! `daemon` starts and stops all that; `rules` prints what the firewall has to do.
@@ -17,11 +17,12 @@ mod pep;
 mod pipes;
 mod privileges;
 mod queue;
-mod queuer;
 mod relay;
 mod rules;
 mod selectors;
 mod slots;
+mod steal;
+mod steering;
 mod syn;
 mod sys;
 mod tun;

@@ -1,17 +1,18 @@
 //! What all threads share: made once at start, fixed from then on but for the slots and counters.
 #![forbid(unsafe_code)]
 
-use std::os::fd::OwnedFd;
-use std::sync::MutexGuard;
+use std::os::fd::{BorrowedFd, OwnedFd};
 use std::sync::atomic::{AtomicBool, AtomicU32, Ordering};
+use std::sync::{Mutex, MutexGuard};
 use std::time::Duration;
 
+use heapless::Vec;
 use nix::errno::Errno;
-use nix::sys::epoll::{Epoll, EpollCreateFlags, EpollEvent, EpollFlags};
+use nix::sys::epoll::{Epoll, EpollCreateFlags, EpollEvent, EpollFlags, EpollTimeout};
 use nix::sys::eventfd::{EfdFlags, EventFd};
 
 use crate::legs::LegOptions;
-use crate::queue::Verdicts;
+use crate::queue::{SynQueue, Verdicts};
 use crate::relay::{Leg, Side};
 use crate::slots::{Endpoints, Slot, SlotId, Slots};
 use crate::tun::Tun;
@@ -28,39 +29,49 @@ pub enum Handshake {
 pub struct Pep {
     pub slots: Slots,
     pub workers: Box<[Seat]>,
+    /// `None` once the daemon steals no more.
+    pub queue: Mutex<Option<SynQueue>>,
     pub verdicts: Verdicts,
     pub tun: Tun,
-    pub listeners: heapless::Vec<OwnedFd, 2>,
     pub legs: LegOptions,
     pub handshake: Handshake,
     /// How long a server may take to answer the server leg's SYN.
     pub connect_timeout: Duration,
-    /// Set once: no SYN is stolen any more.
-    pub stopping: AtomicBool,
+    /// The last SYN found no free slot.
+    pub full: AtomicBool,
+    /// An injected SYN did not reach the listener.
+    pub undelivered: AtomicBool,
 }
 
 /// How other threads reach a worker.
 pub struct Seat {
     pub epoll: Epoll,
+    /// The worker's own listeners, one for each address family.
+    pub listeners: Vec<OwnedFd, 2>,
     wake: EventFd,
     connections: AtomicU32,
+    /// Waits without a time limit, having no connections.
+    asleep: AtomicBool,
 }
 
 /// What an epoll event is about.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Token {
     Wake,
+    Queue,
     Listener(usize),
     Leg(SlotId, Side),
 }
 
 const WAKE: u64 = u64::MAX;
-const LISTENER: u64 = u64::MAX - 2;
+const QUEUE: u64 = u64::MAX - 1;
+const LISTENER: u64 = u64::MAX - 3;
 
 impl From<Token> for u64 {
     fn from(token: Token) -> u64 {
         match token {
             Token::Wake => WAKE,
+            Token::Queue => QUEUE,
             Token::Listener(index) => LISTENER + index as u64,
             Token::Leg(id, side) => {
                 u64::from(id.generation) << 32 | (side as u64) << 16 | u64::from(id.index)
@@ -73,6 +84,7 @@ impl From<u64> for Token {
     fn from(token: u64) -> Token {
         match token {
             WAKE => Token::Wake,
+            QUEUE => Token::Queue,
             LISTENER.. => Token::Listener((token - LISTENER) as usize),
             _ => {
                 let id = SlotId { index: token as u16, generation: (token >> 32) as u32 };
@@ -83,16 +95,37 @@ impl From<u64> for Token {
 }
 
 impl Seat {
-    pub fn new() -> Result<Seat, Errno> {
-        let seat = Seat {
-            epoll: Epoll::new(EpollCreateFlags::EPOLL_CLOEXEC)?,
-            wake: EventFd::from_flags(EfdFlags::EFD_CLOEXEC | EfdFlags::EFD_NONBLOCK)?,
-            connections: AtomicU32::new(0),
-        };
+    pub fn new(queue: BorrowedFd, listeners: Vec<OwnedFd, 2>) -> Result<Seat, Errno> {
+        let epoll = Epoll::new(EpollCreateFlags::EPOLL_CLOEXEC)?;
+        let wake = EventFd::from_flags(EfdFlags::EFD_CLOEXEC | EfdFlags::EFD_NONBLOCK)?;
         // Edge-triggered: each write reports once and nothing needs to be read.
-        let event = EpollEvent::new(EpollFlags::EPOLLIN | EpollFlags::EPOLLET, WAKE);
-        seat.epoll.add(&seat.wake, event)?;
-        Ok(seat)
+        let once = EpollFlags::EPOLLIN | EpollFlags::EPOLLET;
+        epoll.add(&wake, EpollEvent::new(once, WAKE))?;
+        // The kernel wakes one worker for a packet.
+        let exclusive = EpollFlags::EPOLLIN | EpollFlags::EPOLLEXCLUSIVE;
+        epoll.add(queue, EpollEvent::new(exclusive, QUEUE))?;
+        for (index, listener) in listeners.iter().enumerate() {
+            let token = Token::Listener(index).into();
+            epoll.add(listener, EpollEvent::new(EpollFlags::EPOLLIN, token))?;
+        }
+        let connections = AtomicU32::new(0);
+        Ok(Seat { epoll, listeners, wake, connections, asleep: AtomicBool::new(false) })
+    }
+
+    /// Blocks until something happens, at most `busy` while the worker has connections.
+    pub fn wait(&self, events: &mut [EpollEvent], busy: EpollTimeout) -> usize {
+        // Sequentially consistent on both sides, so that one of the two sees the other: either this sees the
+        // connection, or the one who brings it sees that it has to wake.
+        self.asleep.store(true, Ordering::SeqCst);
+        let idle = self.connections.load(Ordering::SeqCst) == 0;
+        if !idle {
+            self.asleep.store(false, Ordering::Relaxed);
+        }
+        let patience = if idle { EpollTimeout::NONE } else { busy };
+        // EINTR is the only error that epoll_wait can have here.
+        let ready = self.epoll.wait(events, patience).unwrap_or(0);
+        self.asleep.store(false, Ordering::Relaxed);
+        ready
     }
 
     pub fn connections(&self) -> u32 {
@@ -107,19 +140,20 @@ impl Seat {
 }
 
 impl Pep {
-    /// A free slot, locked, and the worker that gets it: the one with the fewest connections. `None`: all slots
-    /// are in use.
-    pub fn claim(&self, endpoints: Endpoints) -> Option<(SlotId, MutexGuard<'_, Slot>, &Seat)> {
+    /// A free slot, given to the worker with the fewest connections; of several to `taker`, if it is one of
+    /// them. `None`: all slots are in use.
+    pub fn claim(&self, endpoints: Endpoints, taker: usize) -> Option<SlotId> {
         let (id, mut slot) = self.slots.claim(endpoints)?;
-        let load = |&worker: &usize| self.workers[worker].connections();
-        slot.worker = (0..self.workers.len()).min_by_key(load).unwrap_or(0);
+        let load = |&worker: &usize| (self.workers[worker].connections(), worker != taker);
+        slot.worker = (0..self.workers.len()).min_by_key(load).unwrap_or(taker);
         let seat = &self.workers[slot.worker];
-        if seat.connections.fetch_add(1, Ordering::Relaxed) == 0 {
-            // It sleeps without end while it has none; now there are deadlines to watch. The counter of an
-            // eventfd cannot overflow by ones.
+        drop(slot);
+        seat.connections.fetch_add(1, Ordering::SeqCst);
+        if seat.asleep.swap(false, Ordering::SeqCst) {
+            // Now there are deadlines to watch. An eventfd's counter cannot overflow by ones.
             let _ = seat.wake.write(1);
         }
-        Some((id, slot, seat))
+        Some(id)
     }
 
     /// The end of a slot that [`Pep::claim`] has given out: closes what it holds.
@@ -127,16 +161,6 @@ impl Pep {
         let seat = &self.workers[slot.worker];
         self.slots.release(id, slot);
         seat.connections.fetch_sub(1, Ordering::Relaxed);
-    }
-
-    pub fn is_stopping(&self) -> bool {
-        self.stopping.load(Ordering::Acquire)
-    }
-
-    /// No SYN is stolen any more; connections go on.
-    pub fn stop_stealing(&self) {
-        self.stopping.store(true, Ordering::Release);
-        self.verdicts.wake_reader();
     }
 }
 
@@ -149,6 +173,7 @@ mod tests {
         let id = |index, generation| SlotId { index, generation };
         for token in [
             Token::Wake,
+            Token::Queue,
             Token::Listener(0),
             Token::Listener(1),
             Token::Leg(id(0, 0), Side::Client),

@@ -1,16 +1,16 @@
 //! The netfilter queue that SYNs wait in.
 //!
-//! [`SynQueue`] belongs to the queuer, the only thread that reads. A verdict is one short message on the same
-//! socket (the kernel takes it from no other) and any thread may send it through [`Verdicts`]: a message is
-//! sent whole. The nfq crate's own verdict wants its `Message` back, and a kept `Message` pins a receive
-//! buffer; a held SYN is to cost its slot only. Reference: linux/netfilter/nfnetlink_queue.h.
+//! [`SynQueue`] is read by one worker at a time. A verdict is one short message on the same socket (the kernel
+//! takes it from no other) and any thread may send it through [`Verdicts`]: a message is sent whole. The nfq
+//! crate's own verdict wants its `Message` back, and a kept `Message` pins a receive buffer; a held SYN is
+//! to cost its slot only. Reference: linux/netfilter/nfnetlink_queue.h.
 #![forbid(unsafe_code)]
 
 use std::fs::File;
 use std::io;
-use std::os::fd::{AsRawFd, OwnedFd};
+use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd};
 
-use nfq::{Message, Queue};
+use nfq::Queue;
 use nix::errno::Errno;
 use nix::sys::socket::{MsgFlags, NetlinkAddr, getsockname, send, setsockopt, sockopt};
 
@@ -59,6 +59,7 @@ pub fn bind(number: u16, max_len: u32) -> Result<(SynQueue, Verdicts), Error> {
     queue.set_fail_open(number, true).map_err(failed(""))?;
     // At worst the kernel's default stays, and a burst passes direct by fail-open.
     let _ = setsockopt(&socket, sockopt::RcvBufForce, &RECEIVE_BUFFER);
+    queue.set_nonblocking(true);
     Ok((SynQueue { queue, number }, Verdicts { socket, number }))
 }
 
@@ -74,17 +75,33 @@ fn open() -> io::Result<(Queue, OwnedFd)> {
     Ok((queue, socket))
 }
 
-impl SynQueue {
-    /// Blocks until a packet comes. An error is the kernel's answer to an earlier verdict, such as ENOENT for
-    /// a packet that is no longer queued.
-    pub fn next(&mut self) -> io::Result<Message> {
-        self.queue.recv()
-    }
+/// A packet that waits for its verdict.
+pub struct Queued {
+    pub id: u32,
+    pub mark: u32,
+    /// From the first octet of the IP header.
+    pub bytes: heapless::Vec<u8, { COPY_RANGE as usize }>,
+}
 
-    /// What is queued already, without blocking.
-    pub fn next_waiting(&mut self) -> Option<Message> {
-        self.queue.set_nonblocking(true);
-        self.queue.recv().ok()
+impl SynQueue {
+    /// The next packet, if there is one; never blocks.
+    pub fn next(&mut self) -> Option<Queued> {
+        loop {
+            match self.queue.recv() {
+                Ok(message) => {
+                    return Some(Queued {
+                        id: message.get_packet_id(),
+                        mark: message.get_nfmark(),
+                        // Empty if the kernel has copied more than it was asked for: that passes as malformed.
+                        bytes: heapless::Vec::from_slice(message.get_payload()).unwrap_or_default(),
+                    });
+                }
+                Err(error) if error.kind() == io::ErrorKind::WouldBlock => return None,
+                // The kernel's answer to an earlier verdict, such as ENOENT for a packet that is no longer
+                // queued; each is reported once.
+                Err(_) => {}
+            }
+        }
     }
 
     /// Gives the queue back: from now on netfilter's bypass lets SYNs pass.
@@ -112,10 +129,9 @@ impl Verdicts {
         self.send(packet_id, Verdict::Drop);
     }
 
-    /// Makes a blocked [`SynQueue::next`] return an error: the kernel answers a verdict on a packet that never
-    /// was. (Packet numbers begin at 1.)
-    pub fn wake_reader(&self) {
-        self.send(0, Verdict::Drop);
+    /// Becomes readable when a packet is queued.
+    pub fn socket(&self) -> BorrowedFd<'_> {
+        self.socket.as_fd()
     }
 
     fn send(&self, packet_id: u32, verdict: Verdict) {

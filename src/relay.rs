@@ -182,6 +182,7 @@ impl Connection {
 
     /// One direction; true if the budget ended it.
     fn advance(&mut self, from: Side, means: &mut Means) -> bool {
+        let last = self.flows[1 - from as usize].ended;
         let flow = &mut self.flows[from as usize];
         let [client, server] = &mut self.legs;
         let (source, sink) = match from {
@@ -203,6 +204,9 @@ impl Connection {
                 if pipe.is_empty() {
                     flow.give_back(&mut means.pipes);
                 }
+            } else if flow.drained && !source.failed && last {
+                // Closing the leg, which comes next, sends the FIN.
+                flow.ended = true;
             } else if flow.drained && !source.failed {
                 match shutdown(sink.socket.as_raw_fd(), Shutdown::Write) {
                     Ok(()) => flow.ended = true,

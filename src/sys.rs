@@ -65,6 +65,25 @@ pub fn accept(listener: BorrowedFd) -> Result<(OwnedFd, SocketAddr), Errno> {
     Ok((socket, SocketAddrV4::new(ip, u16::from_be(v4.sin_port)).into()))
 }
 
+/// Puts a classic BPF program in front of the listeners of the socket's SO_REUSEPORT group; its result is the
+/// number of the listener. socket(7) SO_ATTACH_REUSEPORT_CBPF.
+pub fn choose_listener_by(listener: BorrowedFd, program: &[libc::sock_filter]) -> Result<(), Errno> {
+    let program =
+        libc::sock_fprog { len: program.len() as libc::c_ushort, filter: program.as_ptr().cast_mut() };
+    // SAFETY: the kernel reads one sock_fprog and the `len` instructions that it points to, writes none, and
+    // keeps no pointer; all outlive the call.
+    let done = unsafe {
+        libc::setsockopt(
+            listener.as_raw_fd(),
+            libc::SOL_SOCKET,
+            libc::SO_ATTACH_REUSEPORT_CBPF,
+            (&raw const program).cast(),
+            size_of::<libc::sock_fprog>() as libc::socklen_t,
+        )
+    };
+    Errno::result(done).map(drop)
+}
+
 /// Bytes that the socket has accepted and its peer has not acknowledged; SIOCOUTQ in tcp(7).
 pub fn unacknowledged(socket: BorrowedFd) -> Result<usize, Errno> {
     let mut bytes: libc::c_int = 0;

