@@ -177,7 +177,7 @@ debian_mirror() {
 # The start file and the C library of target $1. zig makes them when it links a program, and says where they are.
 # What rustc would link besides them: of the unwinder only the name is needed, see README.md.
 make_libraries() {
-    libraries=$work/lib-$zig_version/$1
+    libraries=$work/lib-$zig_version-$(cat "$here/unwind.c" "$here/build.sh" | cksum | cut -d' ' -f1)/$1
     [ ! -e "$libraries/done" ] || return 0
     rm -rf "$libraries"
     mkdir -p "$libraries/dynamic" "$libraries/static"
@@ -258,9 +258,6 @@ build() {
         result=$(sed -n 's/.*"executable":"\([^"]*\)".*/\1/p' "$build/messages" | tail -n 1)
         out=$top/target/$target/static/unit-tests
     else
-        # See README.md for what each of these saves.
-        flag -Zunstable-options
-        flag -Cpanic=immediate-abort
         CARGO_ENCODED_RUSTFLAGS=$flags cargo build "$@" --profile openwrt -Z build-std=std,panic_abort \
             -Z build-std-features=optimize_for_size
         result=$build/$target/openwrt/pepsal

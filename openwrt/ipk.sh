@@ -3,10 +3,10 @@
 #
 # openwrt/ipk.sh ARCH OUTDIR
 #
-# Makes OUTDIR/pepsal_VERSION_ARCH.ipk without the SDK, from the static binary that cross/build.sh makes. What goes into
-# the package, with which names, modes and fields, is read from pepsal/Makefile, so that both builds give the same. The
-# layout is that of OpenWrt's ipkg-build. The same sources give the same bytes: times are SOURCE_DATE_EPOCH, by default
-# the time of the last commit.
+# Makes OUTDIR/pepsal_VERSION_ARCH.ipk without the SDK, from the program that cross/build.sh makes. What goes into the
+# package, with which names, modes and fields, is read from pepsal/Makefile, so that both builds give the same. The layout
+# is that of OpenWrt's ipkg-build. The same sources give the same bytes: times are SOURCE_DATE_EPOCH, by default the time
+# of the last commit.
 #
 # PEPSAL_BIN=FILE packs FILE instead, for tests.
 
@@ -98,7 +98,8 @@ version="$(variable PKG_VERSION)-r$(variable PKG_RELEASE)"
 {
 	echo "Package: $name"
 	echo "Version: $version"
-	echo "Depends: $(variable DEPENDS | sed 's/+//g; s/ \+/, /g')"
+	# libc is what the SDK adds to every package.
+	echo "Depends: libc, $(variable DEPENDS | sed 's/+//g; s/ \+/, /g')"
 	echo "Source: feeds/packages/net/$name"
 	echo "SourceName: $name"
 	echo "License: $(variable PKG_LICENSE)"

@@ -18,6 +18,7 @@ usage: tests/bench.sh [options]          (as root; about a quarter of an hour)
   --peers LIST          some of forward,masquerade,haproxy,v2ray,pepsal  (all)
   --also NAME=PROGRAM   another build of pepsal as another peer; may be repeated
   --lines LIST          some of large,MTU,trips,rate,hold,slots,calls    (all)
+  --nice N              priority of all that is measured, on a machine that has other work (0, as started)
   --slack FACTOR        fail if a bound is missed by more than this factor
   --quick               fewer lines and rounds, --slack 1.6: under two minutes, for continuous integration
   --out DIR             where results.md and results.csv go              (target/bench)
@@ -36,7 +37,7 @@ die() {
 
 command="tests/bench.sh${*:+ $*}"
 rounds=5 ms=1500 peers=forward,masquerade,haproxy,v2ray,pepsal also='' lines=large,MTU,trips,rate,hold,slots,calls
-slack='' out=target/bench quick=''
+slack='' out=target/bench quick='' nice=0
 while [ $# -gt 0 ]; do
     case $1 in
     --help | -h)
@@ -48,12 +49,13 @@ while [ $# -gt 0 ]; do
         shift
         continue
         ;;
-    --rounds | --ms | --peers | --also | --lines | --slack | --out) ;;
+    --rounds | --ms | --peers | --also | --lines | --nice | --slack | --out) ;;
     *) die "unknown option '$1'; see --help" 2 ;;
     esac
     [ $# -ge 2 ] || die "$1 needs a value; see --help" 2
     case $1 in
     --rounds | --ms) pattern='^[1-9][0-9]{0,5}$' ;;
+    --nice) pattern='^-?[0-9]{1,2}$' ;;
     --slack) pattern='^[1-9][0-9]*([.][0-9]+)?$' ;;
     --peers) pattern='^(forward|masquerade|haproxy|v2ray|pepsal)(,(forward|masquerade|haproxy|v2ray|pepsal))*$' ;;
     --lines) pattern='^(large|MTU|trips|rate|hold|slots|calls)(,(large|MTU|trips|rate|hold|slots|calls))*$' ;;
@@ -157,6 +159,9 @@ pepsal=${CARGO_TARGET_DIR:-target}/release/pepsal
 bench=${CARGO_TARGET_DIR:-target}/release/examples/bench
 # shellcheck source=tests/bench/peers.sh
 . tests/bench/peers.sh
+
+# The build is done; all that starts from here inherits it.
+[ "$nice" = 0 ] || renice -n "$nice" -p $$ >/dev/null || die "cannot change the priority to $nice"
 
 # --- measurements -----------------------------------------------------------------------------------------------
 
