@@ -21,7 +21,7 @@ use crate::sys;
 /// stolen, so that a longer one shows by its length.
 const COPY_RANGE: u16 = 256;
 
-/// Receive buffer of the queue's socket in bytes: bursts of SYNs wait there for the queuer.
+/// Receive buffer of the queue's socket in bytes: bursts of SYNs wait there.
 const RECEIVE_BUFFER: usize = 1 << 20;
 
 pub struct SynQueue {

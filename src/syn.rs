@@ -1,6 +1,6 @@
 //! What a packet from the queue is: a SYN that may be stolen, or something that must pass untouched.
 //!
-//! Runs in the queuer. Input is hostile: no index is used before it is checked, nothing panics, and doubt
+//! Runs in workers. Input is hostile: no index is used before it is checked, nothing panics, and doubt
 //! means "pass". References: RFC 791, RFC 8200, RFC 9293; option kinds from IANA's TCP parameters.
 #![forbid(unsafe_code)]
 
