@@ -1,10 +1,10 @@
 //! The connection slots: a fixed array made at start, with bitmaps that find a free or a pending one.
 //!
 //! Shared by all threads. Each slot has a lock of its own; the bitmaps and tags are atomic and may change
-//! while a slot is locked, so no thread ever needs two locks. Invariants:
-//! a slot is in `free` or in `busy`, but for the moments of claim and release; it is in `pending` while its SYN has not been
-//! accepted by the listener (`Held`, `Injected`); the generation grows with every release, so a stale
-//! [`SlotId`] (an event fetched before the release) opens nothing.
+//! while a slot is locked, so no thread ever needs two locks. Invariants: a slot is in `free` or in `busy`, but
+//! for the moments of claim and release; it is in `pending` while its SYN has not been accepted by the listener
+//! (claimed, `Held`, `Injected`); the generation grows with every release, so a stale [`SlotId`] (an event
+//! fetched before the release) opens nothing.
 #![forbid(unsafe_code)]
 
 use std::fmt;
