@@ -177,7 +177,7 @@ debian_mirror() {
 # The start file and the C library of target $1. zig makes them when it links a program, and says where they are.
 # What rustc would link besides them: of the unwinder only the name is needed, see README.md.
 make_libraries() {
-    libraries=$work/lib-$zig_version-$(cat "$here/unwind.c" "$here/build.sh" | cksum | cut -d' ' -f1)/$1
+    libraries=$work/lib-$zig_version-$(cksum <"$here/unwind.c" | cut -d' ' -f1)/$1
     [ ! -e "$libraries/done" ] || return 0
     rm -rf "$libraries"
     mkdir -p "$libraries/dynamic" "$libraries/static"
