@@ -15,10 +15,12 @@ slow='demo cross'
 step_format() { cargo fmt --all --check; }
 step_lint() { cargo clippy --quiet --locked --all-targets -- -D warnings; }
 step_shell() {
-    # Every file that says it is a shell script, or that the others source.
-    git grep -lE '^#!/bin/sh|^# shellcheck shell=' -- ':!*.md' | xargs shellcheck
+    # Every file whose first line says that it is a shell script, or that shell scripts source it.
+    git ls-files | while read -r file; do
+        ! head -n 1 "$file" | grep -qE '^#!/bin/(sh|bash)|^# shellcheck shell=' || printf '%s\n' "$file"
+    done | xargs shellcheck
 }
-step_unit() { cargo test --quiet --locked --bin pepsal; }
+step_unit() { cargo test --quiet --locked --bins --examples; }
 step_scenarios() { cargo test --locked --test scenarios -- --test-threads=2; }
 step_package() { tests/package/run.sh; }
 step_demo() { tests/demo.sh --quick; }
