@@ -8,14 +8,30 @@ use std::time::Instant;
 
 use nix::sys::signal::Signal;
 
-use crate::bed::{Bed, Family, Handshake, Handshake::*};
+use crate::bed::{Bed, Family, Handshake, Handshake::*, Plan};
 use crate::connection::Pair;
 use crate::host::{eventually, patience, seconds};
 use crate::stream::{End, MIB, end, receive_all, receive_some, send, send_part};
 
 four_ways!(killed, asked_to_end_amid_a_transfer, asked_to_end_with_a_stalled_connection);
 both_families!(killed_while_it_holds_a_syn, asked_to_end_while_it_holds_a_syn);
-once!(asked_to_end_while_idle, asked_twice);
+once!(ready_at_once, asked_to_end_while_idle, asked_twice);
+
+/// What the daemon says is so: from then on, the very first SYN reaches the listener.
+fn ready_at_once() {
+    let mut bed = Bed::build(Plan::default());
+    bed.install_rules(&[]);
+    let listeners = [Family::V6, Family::V4].map(|family| bed.listen(family));
+    for round in 0..10 {
+        bed.start_daemon(Early, &["-T", "4"]);
+        let listener = &listeners[round % 2];
+        let start = Instant::now();
+        let pair = bed.stolen(listener);
+        // A SYN that is lost is repeated after one second.
+        assert!(start.elapsed() < seconds(1) * 9 / 10, "connected only after {:?}", start.elapsed());
+        pair.close();
+    }
+}
 
 fn killed(family: Family, handshake: Handshake) {
     let mut bed = Bed::started(handshake, &[]);

@@ -8,7 +8,12 @@ use crate::bed::{Bed, Family, Handshake};
 use crate::connection::{Listener, Pair, bind_to, dial, reset};
 use crate::stream::{End, end, receive_all, send};
 
-four_ways!(three_servers_at_once, port_used_again);
+four_ways!(
+    three_servers_at_once,
+    port_used_again_after_fin,
+    port_used_again_after_reset,
+    port_used_again_after_reset_by_server,
+);
 
 fn connect_from_port(bed: &Bed, family: Family, port: u16, to: &Listener) -> TcpStream {
     let own = SocketAddr::new(family.client(), port);
@@ -51,33 +56,41 @@ fn three_servers_at_once(family: Family, handshake: Handshake) {
     bed.check_nothing_left(family);
 }
 
-/// However the first connection has ended: the second one from the same port to the same server is a new one.
-fn port_used_again(family: Family, handshake: Handshake) {
+/// How a connection comes to its end, given its client and its server.
+type Ending = fn(TcpStream, TcpStream);
+
+/// Three connections from one port to one server, each begun as soon as the one before has ended.
+fn again_after(family: Family, handshake: Handshake, ending: Ending) {
     let mut bed = Bed::started(handshake, &[]);
     let listener = bed.listen(family);
-    let ends: [(&str, fn(TcpStream, TcpStream)); 3] = [
-        ("the server has closed", |client, server| {
-            drop(server);
-            assert_eq!(end(&client), End::Fin);
-        }),
-        ("the client has reset", |client, server| {
-            reset(client);
-            assert_eq!(end(&server), End::Reset);
-        }),
-        ("the server has reset", |client, server| {
-            reset(server);
-            assert_eq!(end(&client), End::Reset);
-        }),
-    ];
-    for (port, (how, ending)) in (22_000..).zip(ends) {
-        for seed in 0..3 {
-            println!("{how}: connection {seed} from port {port}");
-            let client = connect_from_port(&bed, family, port, &listener);
-            let (server, peer) = listener.accept();
-            let pair = Pair { client, server, peer };
-            pair.exchange(seed, 1000);
-            ending(pair.client, pair.server);
-        }
+    for seed in 0..3 {
+        let client = connect_from_port(&bed, family, 22_000, &listener);
+        let (server, peer) = listener.accept();
+        let pair = Pair { client, server, peer };
+        pair.exchange(seed, 1000);
+        ending(pair.client, pair.server);
     }
     bed.check_nothing_left(family);
+}
+
+fn port_used_again_after_fin(family: Family, handshake: Handshake) {
+    again_after(family, handshake, |client, server| {
+        drop(server);
+        assert_eq!(end(&client), End::Fin);
+    });
+}
+
+fn port_used_again_after_reset(family: Family, handshake: Handshake) {
+    again_after(family, handshake, |client, server| {
+        reset(client);
+        assert_eq!(end(&server), End::Reset);
+    });
+}
+
+/// Then netfilter still knows the old connection, and leads the new SYN where it led the old one.
+fn port_used_again_after_reset_by_server(family: Family, handshake: Handshake) {
+    again_after(family, handshake, |client, server| {
+        reset(server);
+        assert_eq!(end(&client), End::Reset);
+    });
 }

@@ -1,4 +1,4 @@
-//! Shows two thousand connections that end in every way there is, some hundred at a time: each transfer that
+//! Shows two thousand connections (five hundred a test) that end in every way there is, many at a time: each transfer that
 //! completes is exact, none is mistaken for complete, and at the end nothing is left of any.
 //!
 //! The client sends a number first; from it both ends draw the same script, so that each knows what the other
@@ -54,7 +54,7 @@ impl Script {
     fn of(number: u64) -> Script {
         use Course::*;
         let mut random = Random::seeded(number);
-        let largest = if number % 16 == 0 { MIB } else { 64 * KIB } / u64::from(slowness());
+        let largest = if number.is_multiple_of(16) { MIB } else { 64 * KIB } / u64::from(slowness());
         let (up, down) = (random.below(largest) + 1, random.below(largest) + 1);
         let courses = [
             Whole,
@@ -97,24 +97,15 @@ fn soak(family: Family, handshake: Handshake) {
                             return;
                         }
                         // Mostly of one family, now and then of the other.
-                        let which = usize::from(number % 5 == 0);
+                        let which = usize::from(number.is_multiple_of(5));
                         run_client(number, listeners[which].address, closed[which]);
                     }
                 });
             }
         });
     });
-    if bed.log().contains("did not reach") {
-        println!("{}", bed.net.router.exec("cat /proc/net/snmp6 /proc/net/netstat /proc/net/snmp", ""));
-        println!("{}", bed.net.router.exec("nstat -az", ""));
-        println!("{}", bed.net.router.exec("ip6tables -t nat -L -v -n", ""));
-        println!("{}", bed.net.router.exec("conntrack -L -f ipv6", ""));
-        println!("{}", bed.net.router.exec("ip -6 neigh", ""));
-        println!("{}", bed.net.router.exec("ip -s link", ""));
-        panic!("HIT");
-    }
     assert!(next.load(Relaxed) >= COUNT, "only {} connections in {:?}", next.load(Relaxed), start.elapsed());
-    assert!(stolen.load(Relaxed) > COUNT / 2, "only {} connections were stolen", stolen.load(Relaxed));
+    assert!(stolen.load(Relaxed) > COUNT / 4, "only {} connections were stolen", stolen.load(Relaxed));
     bed.check_all_slots(family, 48);
 }
 
