@@ -7,6 +7,7 @@
 #   tests/run.sh STEP...  only these steps
 set -u
 cd "$(dirname "$0")/.." || exit 1
+# shellcheck source=tests/setup.sh
 . tests/setup.sh
 
 quick='format lint shell unit scenarios package'
@@ -18,7 +19,7 @@ step_shell() {
     # Every file whose first line says that it is a shell script, or that shell scripts source it.
     git ls-files | while read -r file; do
         ! head -n 1 "$file" | grep -qE '^#!/bin/(sh|bash)|^# shellcheck shell=' || printf '%s\n' "$file"
-    done | xargs shellcheck
+    done | xargs shellcheck -x
 }
 step_unit() { cargo test --quiet --locked --bins --examples; }
 step_scenarios() { cargo test --locked --test scenarios -- --test-threads=2; }
