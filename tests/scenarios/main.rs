@@ -103,3 +103,4 @@ mod refusal;
 mod reset;
 mod restart;
 mod same_port;
+mod workers;
