@@ -92,7 +92,9 @@ mod allocations {
         bed.signal(Signal::SIGTERM);
         bed.daemon().wait_end(patience());
         let log = bed.log();
-        let said = log.lines().find_map(|line| line.split_once(" allocations since ready")?.0.rsplit(' ').next());
-        said.and_then(|count| count.parse().ok()).unwrap_or_else(|| panic!("no count of allocations in {log}"))
+        let said =
+            log.lines().find_map(|line| line.split_once(" allocations since ready")?.0.rsplit(' ').next());
+        said.and_then(|count| count.parse().ok())
+            .unwrap_or_else(|| panic!("no count of allocations in {log}"))
     }
 }
