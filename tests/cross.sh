@@ -85,7 +85,7 @@ no_paths() {
     ! strings -n 6 "$1" | grep -F -e "$PWD" -e "${CARGO_HOME:-$HOME/.cargo}" -e "$HOME/"
 }
 
-stripped() { ! readelf -SW "$program" | grep -E '\.(symtab|pdr|comment|eh_frame|debug_[a-z]+)\b'; }
+stripped() { ! readelf -SW "$program" | grep -E '\.(symtab|pdr|comment|debug_[a-z]+)\b'; }
 
 emulated() { timeout "$limit" "$qemu" -L "target/cross/root/$target" "$@"; }
 
