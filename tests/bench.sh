@@ -14,13 +14,13 @@ usage() {
 usage: tests/bench.sh [options]          (as root; about a quarter of an hour)
 
   --rounds N            rounds in which every peer takes its turn        (5)
-  --ms N                milliseconds of one measurement of bulk flows    (1500)
+  --ms N                milliseconds of one measurement                  (1000)
   --peers LIST          some of forward,masquerade,haproxy,v2ray,pepsal  (all)
   --also NAME=PROGRAM   another build of pepsal as another peer; may be repeated
   --lines LIST          some of large,MTU,trips,rate,hold,slots,calls    (all)
   --nice N              priority of all that is measured, on a machine that has other work (0, as started)
   --slack FACTOR        fail if a bound is missed by more than this factor
-  --quick               fewer lines and rounds, --slack 1.6: under two minutes, for continuous integration
+  --quick               fewer lines and rounds, --slack 4: under two minutes, for continuous integration
   --out DIR             where results.md and results.csv go              (target/bench)
   --help                this text
 
@@ -36,7 +36,7 @@ die() {
 # --- options ----------------------------------------------------------------------------------------------------
 
 command="tests/bench.sh${*:+ $*}"
-rounds=5 ms=1500 peers=forward,masquerade,haproxy,v2ray,pepsal also='' lines=large,MTU,trips,rate,hold,slots,calls
+rounds=5 ms=1000 peers=forward,masquerade,haproxy,v2ray,pepsal also='' lines=large,MTU,trips,rate,hold,slots,calls
 slack='' out=target/bench quick='' nice=0
 while [ $# -gt 0 ]; do
     case $1 in
@@ -45,7 +45,7 @@ while [ $# -gt 0 ]; do
         exit 0
         ;;
     --quick)
-        quick=1 rounds=3 ms=700 peers=forward,haproxy,v2ray,pepsal lines=large,MTU,trips,rate,hold slack=1.6
+        quick=1 rounds=3 ms=500 peers=forward,haproxy,v2ray,pepsal lines=large,MTU,trips,rate,hold slack=4
         shift
         continue
         ;;
@@ -166,14 +166,16 @@ bench=${CARGO_TARGET_DIR:-target}/release/examples/bench
 # --- measurements -----------------------------------------------------------------------------------------------
 
 mkdir -p "$out"
-rows=$out/rows.csv
+# Every single measurement, for those who want to look closer.
+rows=${CARGO_TARGET_DIR:-target}/bench-rows.csv
 : >"$rows"
 
 show() {
     if [ -t 2 ]; then printf '\r\033[K%s' "$1" >&2; fi
 }
 
-# One measurement of one peer; its rows are appended.
+# One measurement of one peer; its rows are appended. What another proxy does wrong is written down and measured anew
+# once; what pepsal does wrong ends the run.
 measure() { # ROUND PEER LINE COMMAND...
     round=$1 peer=$2 line=$3
     shift 3
@@ -181,14 +183,23 @@ measure() { # ROUND PEER LINE COMMAND...
     read -r served_by proxy <"$work/$peer.pids"
     with_proxy=''
     [ "$proxy" = none ] || with_proxy="--proxy $proxy"
-    # shellcheck disable=SC2086 # two words or none
-    timeout 120 ip netns exec "$(name client "$peer")" "$bench" --tag "$round,$peer,$line" $with_proxy \
-        --server-process "$served_by" "$@" >>"$rows" 2>"$work/fault" || {
+    for attempt in first last; do
+        # shellcheck disable=SC2086 # two words or none
+        timeout 120 ip netns exec "$(name client "$peer")" "$bench" --tag "$round,$peer,$line" $with_proxy \
+            --server-process "$served_by" "$@" >"$work/measured" 2>"$work/fault" && break
         show ''
-        cat "$work/fault" "$work/server-$peer.log" >&2
-        tail -n 5 "$work/$peer.log" >&2
-        die "$line through $peer failed in round $round"
-    }
+        printf '%s through %s, round %s: %s\n' "$line" "$peer" "$round" "$(tail -n 1 "$work/fault")" |
+            tee -a "$work/faults" >&2
+        case $peer in
+        haproxy | v2ray) [ $attempt = first ] || return 0 ;;
+        *)
+            cat "$work/server-$peer.log" >&2
+            tail -n 5 "$work/$peer.log" >&2
+            exit 1
+            ;;
+        esac
+    done
+    cat "$work/measured" >>"$rows"
 }
 
 # Every peer in turn.
@@ -221,10 +232,10 @@ one_round() { # ROUND
     if wants large; then bulk "$1" large; fi
     if wants MTU; then bulk "$1" MTU; fi
     for connections in 1 16; do
-        if wants trips; then everyone "$1" "trips $connections" trips --connections $connections --ms 1000; fi
-        if wants rate; then everyone "$1" "rate $connections" rate --parallel $connections --ms 1000; fi
+        if wants trips; then everyone "$1" "trips $connections" trips --connections $connections --ms "$ms"; fi
+        if wants rate; then everyone "$1" "rate $connections" rate --parallel $connections --ms "$ms"; fi
     done
-    if wants hold; then everyone "$1" 'hold ' hold --steps "$steps" --ms 700; fi
+    if wants hold; then everyone "$1" 'hold ' hold --steps "$steps" --ms "$ms"; fi
 }
 
 # How many system calls the proxy makes, by strace, for the only purpose of counting them.
@@ -333,6 +344,10 @@ up (from the client) or down. `trips`: 64 bytes there and back on standing conne
 the other, or 16 at a time, each with 1 KiB there and back. `hold`: that many idle connections, and one with round trips.
 Every byte count was compared. CPU of all parties: client, router, proxy, server. All with cubic, IPv4.
 END
+    if [ -s "$work/faults" ]; then
+        printf '\nMeasurements that failed, and were made anew once:\n\n'
+        sed 's/^/- /' "$work/faults"
+    fi
 } >"$work/heading"
 result=0
 "$bench" report --rows "$rows" --heading "$work/heading" --markdown "$out/results.md" --csv "$out/results.csv" \

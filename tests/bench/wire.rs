@@ -22,7 +22,7 @@ const PROBE: usize = 8;
 pub const REQUEST_LEN: usize = 16;
 
 /// No step of a measurement may take longer; a path that loses bytes shows by this.
-pub const PATIENCE: Duration = Duration::from_secs(20);
+pub const PATIENCE: Duration = Duration::from_secs(10);
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Request {
