@@ -94,11 +94,8 @@ fn asked_to_end_amid_a_transfer(family: Family, handshake: Handshake) {
     send(&client, 1, MIB).expect("send");
 
     bed.signal(Signal::SIGTERM);
-    eventually("new connections go direct", seconds(5), || {
-        let pair = bed.pair(&listener);
-        pair.exchange(2, 1000);
-        !bed.is_stolen(&pair)
-    });
+    eventually("the signal has arrived", seconds(5), || bed.log().contains("ending"));
+    bed.direct(&listener).exchange(2, 1000);
     thread::scope(|scope| {
         scope.spawn(|| {
             send_part(&client, 1, MIB, 3 * MIB).expect("send");
