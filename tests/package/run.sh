@@ -439,6 +439,12 @@ without_guards() {
 		cat "$root/state/procd"
 		grep -q '^instance' "$root/state/procd" || return
 		! grep -Eq '^(jail|user|capabilities)' "$root/state/procd" || return
+		# The daemon then becomes the user itself, if there is one.
+		if [ "$guard" = etc/passwd ]; then
+			! grep -q -e --user "$root/state/procd" || return
+		else
+			grep -q '^append command --user pepsal$' "$root/state/procd" || return
+		fi
 	done
 }
 

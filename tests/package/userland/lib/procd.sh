@@ -17,6 +17,10 @@ procd_set_param() {
 	echo "$type${*:+ $*}" >>/state/procd.new
 }
 
+procd_append_param() {
+	echo "append $*" >>/state/procd.new
+}
+
 uci_load_validate() {
 	local _package="$1" _type="$2" _name="$3" _function="$4" _result _values _option
 	shift 4
