@@ -196,7 +196,7 @@ while read -r arch triple most; do
 		size="$(wc -c <"$ipk")"
 		check "size of the ipk for $arch: $size" small_enough "$size" "$most"
 	else
-		echo "skipped: size of the ipk for $arch: cross/build.sh $triple has not run"
+		skip "size of the ipk for $arch" "cross/build.sh $triple has not run"
 	fi
 done <<'END'
 mips_24kc mips-unknown-linux-musl 180000
