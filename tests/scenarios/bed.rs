@@ -178,11 +178,18 @@ impl Bed {
     pub fn check_all_slots(&mut self, family: Family, count: usize) {
         self.daemon().wait_idle(patience());
         let listener = self.listen(family);
-        let stolen: Vec<Pair> = (0..count).map(|_| self.stolen(&listener)).collect();
+        let seeds = 0..u64::try_from(count).expect("a small number");
+        let stolen = seeds.map(|seed| {
+            let pair = self.stolen(&listener);
+            // Both legs are joined before the next SYN. Where netfilter has to change a client's port, two SYNs
+            // of one client to one server that wait at the same moment may swap their server legs, which
+            // nobody but a test can notice.
+            pair.exchange(seed, 10_000);
+            pair
+        });
+        let stolen: Vec<Pair> = stolen.collect();
         let beyond = self.direct(&listener);
-        for (seed, pair) in stolen.iter().chain([&beyond]).enumerate() {
-            pair.exchange(seed as u64, 10_000);
-        }
+        beyond.exchange(0, 10_000);
         drop((stolen, beyond));
         self.daemon().wait_idle(patience());
     }

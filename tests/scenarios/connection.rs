@@ -9,8 +9,8 @@ use std::time::Duration;
 use nix::errno::Errno;
 use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 use nix::sys::socket::{
-    AddressFamily, SockFlag, SockProtocol, SockType, SockaddrStorage, bind, connect, setsockopt, socket,
-    sockopt,
+    AddressFamily, SockFlag, SockProtocol, SockType, SockaddrStorage, bind, connect, getsockopt, setsockopt,
+    socket, sockopt,
 };
 use nix::sys::time::TimeVal;
 
@@ -89,6 +89,18 @@ pub fn dial_within(
         Ok(()) => {}
         // That is how a blocking connect tells that SO_SNDTIMEO has passed.
         Err(Errno::EINPROGRESS) => return Err(ErrorKind::TimedOut.into()),
+        // It goes on all the same (connect(2)).
+        Err(Errno::EINTR) => {
+            let mut ready = [PollFd::new(socket.as_fd(), PollFlags::POLLOUT)];
+            poll(&mut ready, PollTimeout::try_from(within).unwrap_or(PollTimeout::MAX))
+                .expect("poll a socket");
+            let failed = getsockopt(&socket, sockopt::SocketError).expect("SO_ERROR");
+            match ready[0].any() {
+                Some(true) if failed == 0 => {}
+                Some(true) => return Err(io::Error::from_raw_os_error(failed)),
+                _ => return Err(ErrorKind::TimedOut.into()),
+            }
+        }
         Err(err) => return Err(err.into()),
     }
     let stream = TcpStream::from(socket);
