@@ -14,10 +14,11 @@ use nix::errno::Errno;
 use nix::sys::epoll::EpollFlags;
 use nix::sys::socket::{SockaddrIn, SockaddrIn6, getsockopt, sockopt};
 
-use crate::pep::{Handshake, Pep};
+use crate::pep::Pep;
 use crate::relay::{Connection, Leg, Side};
 use crate::slots::{Endpoints, Held, Injected, Slot, SlotId, Stage};
-use crate::{log, steering, sys};
+use crate::syn::Syn;
+use crate::{legs, log, steering, sys};
 
 /// How long a client may take to complete the handshake with the listener.
 const ACCEPT_TIMEOUT: Duration = Duration::from_secs(10);
@@ -47,7 +48,7 @@ pub fn inject(
     }
 }
 
-/// The server leg of a held SYN has an answer.
+/// Goes on with a held SYN after `events` of its server leg: injected, passed, or held on.
 pub fn server_answered(
     pep: &Pep,
     id: SlotId,
@@ -81,26 +82,28 @@ pub fn pass_held(pep: &Pep, id: SlotId, slot: MutexGuard<'_, Slot>) {
     }
 }
 
-/// Accepts one connection and joins it to the server leg of its SYN. One that belongs to no SYN is reset:
-/// the listener is no open proxy.
-pub fn admit(pep: &Pep, listener: &OwnedFd) -> Result<(), Errno> {
+/// Accepts one connection and joins it to the server leg of its SYN. One that nobody redirected is reset: the
+/// listener is no open proxy.
+pub fn admit(pep: &Pep, taker: usize, listener: &OwnedFd) -> Result<(), Errno> {
     let (socket, peer) = match sys::accept(listener.as_fd()) {
         // Reset before it was accepted, or another worker was faster.
         Err(Errno::EAGAIN | Errno::ECONNABORTED | Errno::EINTR) => return Ok(()),
         accepted => accepted?,
     };
     let endpoints = Endpoints { client: peer, server: original_destination(&socket, &peer)? };
-    let Some((id, mut slot)) = pep.slots.take_injected(&endpoints) else {
+    let returning = || {
+        redial(pep, taker, &endpoints)?;
+        pep.slots.take_injected(&endpoints)
+    };
+    let Some((id, mut slot)) = pep.slots.take_injected(&endpoints).or_else(returning) else {
         log::connection(format_args!("reset {endpoints}: no SYN of it was stolen"));
         return Ok(());
     };
     let Stage::Injected(injected) = mem::replace(&mut slot.stage, Stage::Free) else {
         unreachable!("take_injected returns injected slots");
     };
-    slot.deadline = match pep.handshake {
-        Handshake::Deferred => None,
-        Handshake::Early => Some(injected.at + pep.connect_timeout),
-    };
+    let connected = injected.server.is_connected();
+    slot.deadline = (!connected).then_some(injected.at + pep.connect_timeout);
     let client = Leg::new(socket);
     let watched = pep.workers[slot.worker].watch(&client.socket, id, Side::Client);
     slot.stage = Stage::Relaying(Connection::new(client, injected.server));
@@ -108,6 +111,33 @@ pub fn admit(pep: &Pep, listener: &OwnedFd) -> Result<(), Errno> {
         pep.release(id, slot);
     }
     Ok(())
+}
+
+/// For a connection that was redirected but has no slot, as if its SYN had been stolen and answered early.
+///
+/// Netfilter keeps the redirection of a stolen connection for some seconds after a reset. A client that uses
+/// the same port for the same server again meanwhile comes straight to the listener, by the leave that the
+/// firewall gave to the SYN before. So does one whose handshake took longer than [`ACCEPT_TIMEOUT`].
+fn redial(pep: &Pep, taker: usize, endpoints: &Endpoints) -> Option<()> {
+    if pep.tun.addresses().any(|own| own == endpoints.server.ip()) {
+        return None;
+    }
+    let (id, owner) = pep.claim(*endpoints, taker)?;
+    let syn = Syn { client: endpoints.client, server: endpoints.server, dscp: 0 };
+    let dialled = legs::dial(&syn, 0, &pep.legs).and_then(|server| {
+        pep.workers[owner].watch(&server, id, Side::Server)?;
+        Ok(Leg::new(server))
+    });
+    let mut slot = pep.slots.lock(id)?;
+    let Ok(mut server) = dialled else {
+        pep.release(id, slot);
+        return None;
+    };
+    if let Stage::Dialling(seen) = slot.stage {
+        server.note(seen);
+    }
+    slot.stage = Stage::Injected(Injected { at: Instant::now(), server });
+    Some(())
 }
 
 /// Where the client meant to connect to, before netfilter redirected it.

@@ -12,8 +12,8 @@ use std::os::fd::{AsFd, AsRawFd, OwnedFd};
 
 use nix::errno::Errno;
 use nix::sys::socket::{
-    AddressFamily, Backlog, SockFlag, SockProtocol, SockType, SockaddrStorage, bind, connect, listen,
-    setsockopt, socket, sockopt,
+    AddressFamily, SockFlag, SockProtocol, SockType, SockaddrStorage, bind, connect, setsockopt, socket,
+    sockopt,
 };
 
 use crate::error::Error;
@@ -172,7 +172,7 @@ fn listener(address: SocketAddr, backlog: i32, options: &LegOptions) -> Result<O
     setsockopt(&listener, sockopt::IpFreebind, &true)?;
     bind(listener.as_raw_fd(), &SockaddrStorage::from(address))?;
     // The kernel lowers a backlog above net.core.somaxconn.
-    listen(&listener, Backlog::new(backlog.min(4096))?)?;
+    sys::listen(listener.as_fd(), backlog)?;
     // Without it, any worker accepts.
     let _ = sys::choose_listener_by(listener.as_fd(), &steering::program(address.is_ipv6()));
     Ok(listener)

@@ -140,20 +140,21 @@ impl Seat {
 }
 
 impl Pep {
-    /// A free slot, given to the worker with the fewest connections; of several to `taker`, if it is one of
+    /// A free slot, and its owner: the worker with the fewest connections; of several `taker`, if it is one of
     /// them. `None`: all slots are in use.
-    pub fn claim(&self, endpoints: Endpoints, taker: usize) -> Option<SlotId> {
+    pub fn claim(&self, endpoints: Endpoints, taker: usize) -> Option<(SlotId, usize)> {
         let (id, mut slot) = self.slots.claim(endpoints)?;
         let load = |&worker: &usize| (self.workers[worker].connections(), worker != taker);
-        slot.worker = (0..self.workers.len()).min_by_key(load).unwrap_or(taker);
-        let seat = &self.workers[slot.worker];
+        let owner = (0..self.workers.len()).min_by_key(load).unwrap_or(taker);
+        slot.worker = owner;
         drop(slot);
+        let seat = &self.workers[owner];
         seat.connections.fetch_add(1, Ordering::SeqCst);
         if seat.asleep.swap(false, Ordering::SeqCst) {
             // Now there are deadlines to watch. An eventfd's counter cannot overflow by ones.
             let _ = seat.wake.write(1);
         }
-        Some(id)
+        Some((id, owner))
     }
 
     /// The end of a slot that [`Pep::claim`] has given out: closes what it holds.

@@ -3,7 +3,7 @@
 //! Shared by all threads. Each slot has a lock of its own; the bitmaps and tags are atomic and may change
 //! while a slot is locked, so no thread ever needs two locks. Invariants: a slot is in `free` or in `busy`, but
 //! for the moments of claim and release; it is in `pending` while its SYN has not been accepted by the listener
-//! (claimed, `Held`, `Injected`); the generation grows with every release, so a stale [`SlotId`] (an event
+//! (`Dialling`, `Held`, `Injected`); the generation grows with every release, so a stale [`SlotId`] (an event
 //! fetched before the release) opens nothing.
 #![forbid(unsafe_code)]
 
@@ -17,6 +17,7 @@ use std::sync::{Mutex, MutexGuard};
 use std::time::Instant;
 
 use heapless::Vec;
+use nix::sys::epoll::EpollFlags;
 
 use crate::bitmap::Bitmap;
 use crate::relay::{Connection, Leg};
@@ -60,6 +61,8 @@ pub struct Injected {
 
 pub enum Stage {
     Free,
+    /// Claimed; the server leg is being made and has seen these events already.
+    Dialling(EpollFlags),
     Held(Held),
     Injected(Injected),
     Relaying(Connection),
@@ -114,14 +117,14 @@ impl Slots {
         self.used.load(Ordering::Relaxed) as usize
     }
 
-    /// A free slot, marked pending for `endpoints` and locked; the caller gives it its stage. `None`: all
-    /// are in use.
+    /// A free slot, marked pending for `endpoints` and locked. `None`: all are in use.
     pub fn claim(&self, endpoints: Endpoints) -> Option<(SlotId, MutexGuard<'_, Slot>)> {
         let index = self.free.take_lowest()?;
         self.used.fetch_add(1, Ordering::Relaxed);
         self.busy.insert(index);
         let mut slot = self.lock_index(index);
         slot.endpoints = Some(endpoints);
+        slot.stage = Stage::Dialling(EpollFlags::empty());
         self.tags[index].store(tag(&endpoints), Ordering::Relaxed);
         self.pending.insert(index);
         Some((id(index, &slot), slot))

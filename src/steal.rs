@@ -9,6 +9,7 @@ use std::sync::atomic::Ordering;
 use std::time::{Duration, Instant};
 
 use heapless::Vec;
+use nix::sys::epoll::EpollFlags;
 
 use crate::pep::{Handshake, Pep};
 use crate::queue::Queued;
@@ -52,35 +53,42 @@ fn steal(pep: &Pep, taker: usize, syn: &Syn, mut packet: Queued) {
         }
         return;
     }
-    let Some(id) = pep.claim(endpoints, taker) else {
+    let Some((id, owner)) = pep.claim(endpoints, taker) else {
         pep.verdicts.pass(packet.id);
         return warn_full(pep);
     };
     note_room(pep);
-    // Not under the slot's lock: the system calls of dialling are most of the work.
-    let server = legs::dial(syn, packet.mark, &pep.legs);
+    // Without the slot's lock: these system calls are most of the work, and the second may wake the owner.
+    let dialled = legs::dial(syn, packet.mark, &pep.legs).and_then(|server| {
+        pep.workers[owner].watch(&server, id, Side::Server)?;
+        Ok(server)
+    });
     let Some(mut slot) = pep.slots.lock(id) else {
         return pep.verdicts.pass(packet.id);
     };
-    let watched = server.and_then(|server| {
-        pep.workers[slot.worker].watch(&server, id, Side::Server)?;
-        Ok(server)
-    });
-    match (watched, pep.handshake) {
-        (Err(errno), _) => {
+    let server = match dialled {
+        Ok(server) => server,
+        Err(errno) => {
             pep.release(id, slot);
             pep.verdicts.pass(packet.id);
             return log::connection(format_args!("passed {endpoints}: {}", errno.desc()));
         }
-        (Ok(server), Handshake::Deferred) => {
+    };
+    let seen = match slot.stage {
+        Stage::Dialling(events) => events,
+        _ => EpollFlags::empty(),
+    };
+    match pep.handshake {
+        Handshake::Deferred => {
             // No longer than a SYN may be, or it would not have been parsed.
             let syn = Vec::from_slice(&packet.bytes).unwrap_or_default();
             slot.deadline = Some(Instant::now() + pep.connect_timeout);
-            slot.stage = Stage::Held(Held { packet_id: packet.id, syn, server });
-            drop(slot);
+            handshake::server_answered(pep, id, slot, Held { packet_id: packet.id, syn, server }, seen);
         }
-        (Ok(server), Handshake::Early) => {
-            handshake::inject(pep, id, slot, packet.id, &mut packet.bytes, Leg::new(server));
+        Handshake::Early => {
+            let mut server = Leg::new(server);
+            server.note(seen);
+            handshake::inject(pep, id, slot, packet.id, &mut packet.bytes, server);
         }
     }
     log::connection(format_args!("stole {endpoints}"));

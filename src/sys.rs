@@ -65,6 +65,13 @@ pub fn accept(listener: BorrowedFd) -> Result<(OwnedFd, SocketAddr), Errno> {
     Ok((socket, SocketAddrV4::new(ip, u16::from_be(v4.sin_port)).into()))
 }
 
+/// listen(2). nix takes no backlog above libc's SOMAXCONN, which is 128 in musl, whatever the kernel allows.
+pub fn listen(socket: BorrowedFd, backlog: i32) -> Result<(), Errno> {
+    // SAFETY: takes two integers and touches no memory.
+    let done = unsafe { libc::listen(socket.as_raw_fd(), backlog) };
+    Errno::result(done).map(drop)
+}
+
 /// Puts a classic BPF program in front of the listeners of the socket's SO_REUSEPORT group; its result is the
 /// number of the listener. socket(7) SO_ATTACH_REUSEPORT_CBPF.
 pub fn choose_listener_by(listener: BorrowedFd, program: &[libc::sock_filter]) -> Result<(), Errno> {

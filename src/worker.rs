@@ -85,7 +85,7 @@ impl<'a> Worker<'a> {
     }
 
     fn admit(&self, listener: usize) {
-        if let Err(errno) = handshake::admit(self.pep, &self.seat().listeners[listener]) {
+        if let Err(errno) = handshake::admit(self.pep, self.index, &self.seat().listeners[listener]) {
             log::connection(format_args!("cannot accept: {}", errno.desc()));
             if matches!(errno, Errno::EMFILE | Errno::ENFILE | Errno::ENOMEM | Errno::ENOBUFS) {
                 std::thread::sleep(ACCEPT_PAUSE);
@@ -99,6 +99,7 @@ impl<'a> Worker<'a> {
         };
         match &mut slot.stage {
             Stage::Free => {}
+            Stage::Dialling(seen) => *seen |= events,
             Stage::Held(_) => {
                 if let Stage::Held(held) = mem::replace(&mut slot.stage, Stage::Free) {
                     handshake::server_answered(self.pep, id, slot, held, events);
@@ -172,7 +173,7 @@ impl<'a> Worker<'a> {
                 continue;
             }
             match &mut slot.stage {
-                Stage::Free => {}
+                Stage::Free | Stage::Dialling(_) => {}
                 Stage::Held(_) => handshake::pass_held(self.pep, id, slot),
                 Stage::Injected(_) => self.end(id, slot, "not completed by the client"),
                 Stage::Relaying(connection) => {
