@@ -119,11 +119,14 @@ pub fn receive(from: &TcpStream, seed: u64, length: u64) {
 
 /// Receives nothing more, but the end.
 pub fn end(mut from: &TcpStream) -> End {
-    match from.read(&mut [0; 1]) {
-        Ok(0) => End::Fin,
-        Ok(_) => panic!("a byte beyond the end of the stream"),
-        Err(err) if err.kind() == ErrorKind::ConnectionReset => End::Reset,
-        Err(err) => panic!("no end of the stream: {err}"),
+    loop {
+        match from.read(&mut [0; 1]) {
+            Ok(0) => return End::Fin,
+            Ok(_) => panic!("a byte beyond the end of the stream"),
+            Err(err) if err.kind() == ErrorKind::Interrupted => {}
+            Err(err) if err.kind() == ErrorKind::ConnectionReset => return End::Reset,
+            Err(err) => panic!("no end of the stream: {err}"),
+        }
     }
 }
 
