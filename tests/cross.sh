@@ -42,7 +42,7 @@ describe() {
     case $1 in
     mips-*) most=350000 cpu=mips class=ELF32 bytes='big endian' machine=MIPS loader=mips-sf flags=mips32r2 ;;
     mipsel-*) most=350000 cpu=mipsel class=ELF32 bytes='little endian' machine=MIPS loader=mipsel-sf flags=mips32r2 ;;
-    armv7-*) most=280000 cpu=arm class=ELF32 bytes='little endian' machine=ARM loader=armhf flags='EABI5' ;;
+    armv7-*) most=280000 cpu=arm class=ELF32 bytes='little endian' machine=ARM loader=armhf flags='hard-float ABI' ;;
     aarch64-*) most=280000 cpu=aarch64 class=ELF64 bytes='little endian' machine=AArch64 loader=aarch64 ;;
     x86_64-*) most=350000 cpu=x86_64 class=ELF64 bytes='little endian' machine=X86-64 loader=x86_64 ;;
     esac
