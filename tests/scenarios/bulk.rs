@@ -3,12 +3,13 @@
 
 use std::io::{Read, Write};
 use std::net::Shutdown;
-use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering::Relaxed};
 use std::thread;
+use std::time::Duration;
 
 use crate::bed::{Bed, Family, Handshake};
 use crate::connection::Pair;
-use crate::host::{eventually, patience, slowness};
+use crate::host::{SetOnDrop, eventually, patience, slowness};
 use crate::stream::{End, KIB, MIB, end, receive, receive_all, send};
 
 four_ways!(up_and_down, both_directions_at_once, many_connections, server_speaks_first);
@@ -62,38 +63,50 @@ fn many_connections(family: Family, handshake: Handshake) {
     let length = 256 * KIB / u64::from(slowness());
     let mut bed = Bed::started(handshake, &[]);
     let listener = bed.listen(family);
-    let connected = AtomicU64::new(0);
+    let (connected, stray) = (AtomicU64::new(0), AtomicU64::new(0));
+    let done = AtomicBool::new(false);
 
-    let mut past = 0;
     thread::scope(|scope| {
-        let (bed, listener, connected) = (&bed, &listener, &connected);
-        for seed in 1..=COUNT {
-            scope.spawn(move || {
-                let client = bed.connect(listener.address).expect("connect");
-                connected.fetch_add(1, Relaxed);
-                eventually("all are connected", patience(), || connected.load(Relaxed) == COUNT);
-                // Connections may arrive in any order: the seed tells the server which one this is.
-                (&client).write_all(&seed.to_le_bytes()).expect("send the seed");
-                send(&client, seed, length).expect("send");
-                client.shutdown(Shutdown::Write).expect("shut down");
-                receive_all(&client, !seed, length);
-            });
-        }
-        for _ in 0..COUNT {
-            let (server, peer) = listener.accept();
-            past += u64::from(peer.ip() != family.router_wan());
-            scope.spawn(move || {
-                let mut seed = [0; 8];
-                (&server).read_exact(&mut seed).expect("receive the seed");
-                let seed = u64::from_le_bytes(seed);
-                thread::scope(|scope| {
-                    scope.spawn(|| send(&server, !seed, length).expect("send"));
-                    receive_all(&server, seed, length);
+        let (bed, listener, connected, stray, done) = (&bed, &listener, &connected, &stray, &done);
+        scope.spawn(move || {
+            while !done.load(Relaxed) {
+                let Some((server, peer)) = listener.accept_within(Duration::from_millis(100)) else {
+                    continue;
+                };
+                if peer.ip() != family.router_wan() {
+                    stray.fetch_add(1, Relaxed);
+                }
+                scope.spawn(move || {
+                    let mut seed = [0; 8];
+                    if (&server).read_exact(&mut seed).is_err() {
+                        stray.fetch_add(1, Relaxed);
+                        return;
+                    }
+                    let seed = u64::from_le_bytes(seed);
+                    thread::scope(|scope| {
+                        scope.spawn(|| send(&server, !seed, length).expect("send"));
+                        receive_all(&server, seed, length);
+                    });
                 });
-            });
-        }
+            }
+        });
+        let _ending = SetOnDrop(done);
+        thread::scope(|clients| {
+            for seed in 1..=COUNT {
+                clients.spawn(move || {
+                    let client = bed.connect(listener.address).expect("connect");
+                    connected.fetch_add(1, Relaxed);
+                    eventually("all are connected", patience(), || connected.load(Relaxed) == COUNT);
+                    // Connections may arrive in any order: the seed tells the server which one this is.
+                    (&client).write_all(&seed.to_le_bytes()).expect("send the seed");
+                    send(&client, seed, length).expect("send");
+                    client.shutdown(Shutdown::Write).expect("shut down");
+                    receive_all(&client, !seed, length);
+                });
+            }
+        });
     });
-    assert_eq!(past, 0, "of {COUNT} connections went past pepsal");
+    assert_eq!(stray.load(Relaxed), 0, "connections at the server were direct, or no client's");
     bed.check_nothing_left(family);
 }
 

@@ -17,7 +17,8 @@ pub fn binary() -> String {
 pub struct Daemon {
     child: Child,
     log: PathBuf,
-    idle_fds: usize,
+    /// Pipe ends and other file descriptors when it got ready, with those that the test's own caller left open.
+    idle_fds: (usize, usize),
 }
 
 impl Daemon {
@@ -30,14 +31,14 @@ impl Daemon {
         let child = router
             .inside(|| command.spawn())
             .unwrap_or_else(|err| panic!("cannot start {command:?} (see PEPSAL_BIN): {err}"));
-        let mut daemon = Daemon { child, log, idle_fds: 0 };
+        let mut daemon = Daemon { child, log, idle_fds: (0, 0) };
         eventually("the daemon says it is ready", patience(), || {
             if let Some(status) = daemon.child.try_wait().expect("wait for the daemon") {
                 panic!("{command:?} ended with {status} instead of getting ready");
             }
             daemon.log().contains("ready")
         });
-        daemon.idle_fds = daemon.fds().1;
+        daemon.idle_fds = daemon.fds();
         daemon
     }
 
@@ -74,8 +75,8 @@ impl Daemon {
             if let Some(status) = self.child.try_wait().expect("wait for the daemon") {
                 panic!("the daemon has ended with {status}");
             }
-            let ((pipes, open), idle) = (self.fds(), self.idle_fds);
-            if open == idle && pipes <= PIPE_ENDS_PER_WORKER * workers {
+            let ((pipes, open), (idle_pipes, idle)) = (self.fds(), self.idle_fds);
+            if open == idle && pipes <= idle_pipes + PIPE_ENDS_PER_WORKER * workers {
                 return;
             }
             assert!(
