@@ -9,6 +9,8 @@ use std::ffi::OsString;
 use std::fs;
 use std::net::SocketAddr;
 use std::os::fd::{AsFd, AsRawFd, OwnedFd};
+use std::thread::sleep;
+use std::time::{Duration, Instant};
 
 use nix::errno::Errno;
 use nix::sys::socket::{
@@ -24,6 +26,9 @@ use crate::{steering, sys};
 /// Seconds of silence before a leg is probed. With the kernel's own spacing of the probes (nine, 75 seconds
 /// apart) a dead peer is given up after 16 minutes, and a rain fade of some minutes ends nothing.
 const KEEPALIVE_IDLE: u32 = 300;
+
+/// How long to wait for the device's IPv6 address; normally it is a matter of milliseconds.
+const SETTLING_TIME: Duration = Duration::from_secs(3);
 
 /// What `run` was asked for, as far as sockets are concerned.
 #[derive(Clone, Debug)]
@@ -145,9 +150,8 @@ pub fn listen_at(
     let listeners = || -> Result<Vec<OwnedFd>, Errno> {
         // A group of listeners would let a second daemon join; a lone socket finds the port taken.
         let lone = tcp_socket(family_of(&address))?;
-        setsockopt(&lone, sockopt::IpFreebind, &true)?;
         setsockopt(&lone, sockopt::ReuseAddr, &true)?;
-        bind(lone.as_raw_fd(), &SockaddrStorage::from(address))?;
+        bind_when_settled(&lone, address)?;
         drop(lone);
         (0..workers).map(|_| listener(address, backlog, options)).collect()
     };
@@ -162,14 +166,24 @@ pub fn listen_at(
     })
 }
 
+/// The kernel takes a moment to settle that nobody else has the device's new IPv6 address (RFC 4862). Until
+/// then nobody can bind to it, and netfilter's redirect drops what comes.
+fn bind_when_settled(socket: &OwnedFd, address: SocketAddr) -> Result<(), Errno> {
+    let asked = Instant::now();
+    loop {
+        match bind(socket.as_raw_fd(), &SockaddrStorage::from(address)) {
+            Err(Errno::EADDRNOTAVAIL) if asked.elapsed() < SETTLING_TIME => sleep(Duration::from_millis(1)),
+            result => return result,
+        }
+    }
+}
+
 fn listener(address: SocketAddr, backlog: i32, options: &LegOptions) -> Result<OwnedFd, Errno> {
     let listener = tcp_socket(family_of(&address))?;
     set_common(&listener)?;
     options.satellite.tune(&listener, Side::Client)?;
     setsockopt(&listener, sockopt::ReuseAddr, &true)?;
     setsockopt(&listener, sockopt::ReusePort, &true)?;
-    // The kernel takes a moment to find that nobody else has the device's new IPv6 address.
-    setsockopt(&listener, sockopt::IpFreebind, &true)?;
     bind(listener.as_raw_fd(), &SockaddrStorage::from(address))?;
     // The kernel lowers a backlog above net.core.somaxconn.
     sys::listen(listener.as_fd(), backlog)?;
