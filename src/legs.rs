@@ -9,8 +9,6 @@ use std::ffi::OsString;
 use std::fs;
 use std::net::SocketAddr;
 use std::os::fd::{AsFd, AsRawFd, OwnedFd};
-use std::thread::sleep;
-use std::time::{Duration, Instant};
 
 use nix::errno::Errno;
 use nix::sys::socket::{
@@ -26,9 +24,6 @@ use crate::{steering, sys};
 /// Seconds of silence before a leg is probed. With the kernel's own spacing of the probes (nine, 75 seconds
 /// apart) a dead peer is given up after 16 minutes, and a rain fade of some minutes ends nothing.
 const KEEPALIVE_IDLE: u32 = 300;
-
-/// How long to wait for the device's IPv6 address; normally it is a matter of milliseconds.
-const SETTLING_TIME: Duration = Duration::from_secs(3);
 
 /// What `run` was asked for, as far as sockets are concerned.
 #[derive(Clone, Debug)]
@@ -151,7 +146,7 @@ pub fn listen_at(
         // A group of listeners would let a second daemon join; a lone socket finds the port taken.
         let lone = tcp_socket(family_of(&address))?;
         setsockopt(&lone, sockopt::ReuseAddr, &true)?;
-        bind_when_settled(&lone, address)?;
+        bind(lone.as_raw_fd(), &SockaddrStorage::from(address))?;
         drop(lone);
         (0..workers).map(|_| listener(address, backlog, options)).collect()
     };
@@ -164,18 +159,6 @@ pub fn listen_at(
         };
         Error::system("listen at", address.to_string(), errno, remedy)
     })
-}
-
-/// The kernel takes a moment to settle that nobody else has the device's new IPv6 address (RFC 4862). Until
-/// then nobody can bind to it, and netfilter's redirect drops what comes.
-fn bind_when_settled(socket: &OwnedFd, address: SocketAddr) -> Result<(), Errno> {
-    let asked = Instant::now();
-    loop {
-        match bind(socket.as_raw_fd(), &SockaddrStorage::from(address)) {
-            Err(Errno::EADDRNOTAVAIL) if asked.elapsed() < SETTLING_TIME => sleep(Duration::from_millis(1)),
-            result => return result,
-        }
-    }
 }
 
 fn listener(address: SocketAddr, backlog: i32, options: &LegOptions) -> Result<OwnedFd, Errno> {

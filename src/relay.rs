@@ -21,7 +21,7 @@ use crate::pipes::{self, Pipe, Pipes};
 use crate::sys;
 
 /// Bytes that one direction may move before other connections have their turn.
-const BUDGET: usize = if cfg!(test) { 1 << 17 } else { 1 << 20 };
+const BUDGET: usize = if cfg!(test) { 1 << 17 } else { 1 << 18 };
 
 /// Bytes that the copying path reads at once. A read that fills it is followed by splicing: below this
 /// size two system calls (recv, send) beat three (splice in, splice out, splice in: EAGAIN).

@@ -147,29 +147,32 @@ impl Slots {
     /// source port on its way to the listener; then the oldest injected slot of the same client address and
     /// server is meant. Mixing up two such slots changes nothing: they lead to the same server.
     pub fn take_injected(&self, accepted: &Endpoints) -> Option<(SlotId, MutexGuard<'_, Slot>)> {
-        let mut oldest: Option<(Instant, SlotId)> = None;
-        for (id, slot) in self.pending_like(accepted) {
-            let Stage::Injected(injected) = &slot.stage else {
-                continue;
-            };
-            if slot.is(accepted) {
+        loop {
+            let mut oldest: Option<(Instant, SlotId)> = None;
+            for (id, slot) in self.pending_like(accepted) {
+                let Stage::Injected(injected) = &slot.stage else {
+                    continue;
+                };
+                if slot.is(accepted) {
+                    self.pending.remove(usize::from(id.index));
+                    return Some((id, slot));
+                }
+                let same_pair = slot
+                    .endpoints
+                    .is_some_and(|it| it.client.ip() == accepted.client.ip() && it.server == accepted.server);
+                if same_pair && oldest.is_none_or(|(at, _)| injected.at < at) {
+                    oldest = Some((injected.at, id));
+                }
+            }
+            let (_, id) = oldest?;
+            // If another worker has taken it since, one less is left to look at.
+            if let Some(slot) = self.lock(id)
+                && matches!(slot.stage, Stage::Injected(_))
+            {
                 self.pending.remove(usize::from(id.index));
                 return Some((id, slot));
             }
-            let same_pair = slot
-                .endpoints
-                .is_some_and(|it| it.client.ip() == accepted.client.ip() && it.server == accepted.server);
-            if same_pair && oldest.is_none_or(|(at, _)| injected.at < at) {
-                oldest = Some((injected.at, id));
-            }
         }
-        let (_, id) = oldest?;
-        let slot = self.lock(id)?;
-        // Another worker may have taken it since.
-        matches!(slot.stage, Stage::Injected(_)).then(|| {
-            self.pending.remove(usize::from(id.index));
-            (id, slot)
-        })
     }
 
     fn pending_like(&self, endpoints: &Endpoints) -> impl Iterator<Item = (SlotId, MutexGuard<'_, Slot>)> {

@@ -1,4 +1,4 @@
-//! Stealing: takes one packet from the netfilter queue and decides whether it passes or gets a slot.
+//! Stealing: takes packets from the netfilter queue and decides which pass and which get a slot.
 //!
 //! Runs in whichever worker the queue wakes. A SYN that is stolen gets a slot and a server leg in the epoll of
 //! the worker with the fewest connections; then it stays in the queue until the server has answered
@@ -23,17 +23,23 @@ use crate::{handshake, legs, log};
 /// netfilter would have led the repetition there.
 const REPEATED_IN_VAIN: Duration = Duration::from_millis(900);
 
-/// Takes the next packet, if there is one, on behalf of worker `taker`.
-pub fn next(pep: &Pep, taker: usize) {
-    // The lock is let go of before anything is done with the packet.
-    let Some(packet) = pep.queue.lock().ok().and_then(|mut queue| queue.as_mut()?.next()) else {
-        return;
-    };
-    match syn::parse(&packet.bytes) {
-        Ok(syn) => steal(pep, taker, &syn, packet),
-        Err(reason) => {
-            pep.verdicts.pass(packet.id);
-            log::connection(format_args!("passed a packet: {reason:?}"));
+/// Most packets taken before connections have their turn again.
+const BURST: usize = 256;
+
+/// Takes what waits in the queue, on behalf of worker `taker`. All of it: a SYN that waited until its client
+/// repeats it would be stolen twice.
+pub fn queued(pep: &Pep, taker: usize) {
+    for _ in 0..BURST {
+        // The lock is let go of before anything is done with the packet.
+        let Some(packet) = pep.queue.lock().ok().and_then(|mut queue| queue.as_mut()?.next()) else {
+            return;
+        };
+        match syn::parse(&packet.bytes) {
+            Ok(syn) => steal(pep, taker, &syn, packet),
+            Err(reason) => {
+                pep.verdicts.pass(packet.id);
+                log::connection(format_args!("passed a packet: {reason:?}"));
+            }
         }
     }
 }

@@ -9,6 +9,8 @@ use std::fs::{self, File};
 use std::io::{self, Write};
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 use std::os::fd::AsFd;
+use std::thread::sleep;
+use std::time::{Duration, Instant};
 
 use nix::errno::Errno;
 use nix::net::if_::if_nametoindex;
@@ -22,6 +24,9 @@ const IPV4: Ipv4Addr = Ipv4Addr::new(192, 0, 0, 8);
 
 /// Likewise, from a unique local prefix (RFC 4193) that spells "pepsal".
 const IPV6: Ipv6Addr = Ipv6Addr::new(0xfd70, 0x6570, 0x7361, 0x6c00, 0, 0, 0, 1);
+
+/// How long the IPv6 address may take to settle; normally milliseconds.
+const SETTLING_TIME: Duration = Duration::from_secs(3);
 
 const AS_ROOT: &str = "run pepsal as root or with CAP_NET_ADMIN";
 
@@ -70,7 +75,7 @@ impl Tun {
         sys::bring_up(inet.as_fd(), name).map_err(failed)?;
         let ipv6 = any(AddressFamily::Inet6)
             .and_then(|inet6| sys::set_ipv6_address(inet6.as_fd(), if_nametoindex(name)?, IPV6))
-            .is_ok();
+            .is_ok_and(|()| settles());
         Ok(Tun { device, ipv6 })
     }
 
@@ -85,10 +90,49 @@ impl Tun {
     }
 }
 
+/// Waits until the kernel delivers to the IPv6 address. It settles a new one on its own time, and until then
+/// nobody can listen there and an injected SYN is lost.
+fn settles() -> bool {
+    let asked = Instant::now();
+    while asked.elapsed() < SETTLING_TIME {
+        if fs::read_to_string("/proc/net/ipv6_route").is_ok_and(|table| table.lines().any(is_delivery)) {
+            return true;
+        }
+        sleep(Duration::from_millis(1));
+    }
+    false
+}
+
+/// Whether a line of /proc/net/ipv6_route is the address's own: ten columns, of which the first is the
+/// destination and the ninth the flags (net/ipv6_route.h).
+fn is_delivery(line: &str) -> bool {
+    const RTF_LOCAL: u32 = 0x8000_0000;
+    let mut columns = line.split_whitespace();
+    let destination = columns.next().and_then(|hex| u128::from_str_radix(hex, 16).ok());
+    let flags = columns.nth(7).and_then(|hex| u32::from_str_radix(hex, 16).ok());
+    destination == Some(IPV6.to_bits()) && flags.is_some_and(|flags| flags & RTF_LOCAL != 0)
+}
+
 fn write_setting(family: &str, device: &str, setting: &str, value: &str) -> io::Result<()> {
     fs::write(format!("/proc/sys/net/{family}/conf/{device}/{setting}"), value)
 }
 
 fn errno(error: &io::Error) -> Errno {
     Errno::from_raw(error.raw_os_error().unwrap_or(libc::EIO))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::is_delivery;
+
+    #[test]
+    fn only_the_local_route_of_the_address_counts() {
+        let rest =
+            "00000000000000000000000000000000 00 00000000000000000000000000000000 00000000 00000002 00000000";
+        let line = |ip, flags| format!("{ip} 80 {rest} {flags}  pepsal0");
+        assert!(is_delivery(&line("fd70657073616c000000000000000001", "80200001")));
+        assert!(!is_delivery(&line("fd70657073616c000000000000000001", "00000001")), "its prefix");
+        assert!(!is_delivery(&line("fd70657073616c000000000000000002", "80200001")), "another address");
+        assert!(!is_delivery("fd70657073616c000000000000000001"), "cut short");
+    }
 }

@@ -18,7 +18,7 @@ use crate::relay::{Means, Outcome, Side};
 use crate::slots::{Slot, SlotId, Stage};
 use crate::{handshake, log, steal};
 
-/// Events fetched at once.
+/// Events fetched at once, and connections that have another turn before events are fetched again.
 const BATCH: usize = 64;
 
 const SWEEP_INTERVAL: Duration = Duration::from_secs(1);
@@ -58,12 +58,12 @@ impl<'a> Worker<'a> {
             for event in &events[..ready] {
                 match Token::from(event.data()) {
                     Token::Wake => {}
-                    Token::Queue => steal::next(self.pep, self.index),
+                    Token::Queue => steal::queued(self.pep, self.index),
                     Token::Listener(index) => self.admit(index),
                     Token::Leg(id, side) => self.leg_event(id, side, event.events()),
                 }
             }
-            for _ in 0..self.again.len() {
+            for _ in 0..self.again.len().min(BATCH) {
                 self.next_turn();
             }
             if self.seat().connections() > 0 && Instant::now() >= self.next_sweep {
