@@ -75,6 +75,8 @@ wants() { # LINE
 
 [ "$(id -u)" = 0 ] || die 'run this as root: it makes network namespaces'
 cd "$(dirname "$0")/.."
+# shellcheck source=tests/setup.sh
+. tests/setup.sh
 
 # --- beginning and end ------------------------------------------------------------------------------------------
 
@@ -86,17 +88,6 @@ begin() { # COMMAND...
     "$@" >>"$log" 2>&1 &
     begun=$!
     started="$started $begun"
-}
-
-end() { # PROCESS
-    kill "$1" 2>/dev/null || return 0
-    turns=50
-    while [ $turns -gt 0 ] && kill -0 "$1" 2>/dev/null; do
-        sleep 0.1
-        turns=$((turns - 1))
-    done
-    kill -KILL "$1" 2>/dev/null || true
-    wait "$1" 2>/dev/null || true
 }
 
 # shellcheck disable=SC2317 # called by the trap
@@ -122,38 +113,12 @@ trap 'exit 129' HUP
 
 # --- what it needs, the build -----------------------------------------------------------------------------------
 
-missing=''
-need() { # COMMAND PACKAGE
-    command -v "$1" >/dev/null || missing="$missing $2"
-}
-need ip iproute2
-need iptables-restore iptables
-need ethtool ethtool
-need cc 'gcc libc6-dev'
-case ,$peers, in *,haproxy,*) need haproxy haproxy ;; esac
-case ,$peers, in *,v2ray,*) need v2ray v2ray ;; esac
-if wants calls; then need strace strace; fi
-if [ -n "$missing" ]; then
-    command -v apt-get >/dev/null || die "install these first:$missing"
-    printf 'bench: installing%s\n' "$missing" >&2
-    apt-get update -qq || die 'apt-get update failed'
-    # Services that a package brings are not to run in this machine: while this file says so, none is started
-    # (policy-rc.d; a machine's own file is left alone).
-    policy=/usr/sbin/policy-rc.d
-    if [ ! -e $policy ]; then
-        printf '#!/bin/sh\nexit 101\n' >$policy
-        chmod +x $policy
-    else
-        policy=''
-    fi
-    installed=yes
-    # shellcheck disable=SC2086 # one word per package
-    DEBIAN_FRONTEND=noninteractive apt-get install -qq -y --no-install-recommends $missing >"$work/apt.log" 2>&1 ||
-        installed=''
-    [ -z "$policy" ] || rm -f $policy
-    [ -n "$installed" ] || { cat "$work/apt.log" >&2 && die "apt-get could not install$missing"; }
-fi
-command -v cargo >/dev/null || die 'install Rust first (https://rustup.rs)'
+set -- ip iproute2 iptables-restore iptables ethtool ethtool
+case ,$peers, in *,haproxy,*) set -- "$@" haproxy haproxy ;; esac
+case ,$peers, in *,v2ray,*) set -- "$@" v2ray v2ray ;; esac
+if wants calls; then set -- "$@" strace strace; fi
+need "$@" || die 'cannot go on without these'
+need_rust || die 'cannot build without Rust'
 cargo build --release --locked --bin pepsal --example bench || die 'the build failed'
 pepsal=${CARGO_TARGET_DIR:-target}/release/pepsal
 bench=${CARGO_TARGET_DIR:-target}/release/examples/bench

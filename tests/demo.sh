@@ -70,6 +70,8 @@ done
 
 [ "$(id -u)" = 0 ] || die 'run this as root: it makes network namespaces'
 cd "$(dirname "$0")/.."
+# shellcheck source=tests/setup.sh
+. tests/setup.sh
 out=${out:-target/demo}
 
 # --- what it needs, the build -----------------------------------------------------------------------------------
@@ -77,18 +79,6 @@ out=${out:-target/demo}
 work=$(mktemp -d)
 started=''
 router=pepdemo$$-router client=pepdemo$$-client server=pepdemo$$-server
-
-# Ends one process of ours. TERM first: pepsal then lets go of its queue, satlink prints its counts.
-end() {
-    kill "$1" 2>/dev/null || return 0
-    turns=50
-    while [ $turns -gt 0 ] && kill -0 "$1" 2>/dev/null; do
-        sleep 0.1
-        turns=$((turns - 1))
-    done
-    kill -KILL "$1" 2>/dev/null || true
-    wait "$1" 2>/dev/null || true
-}
 
 clean_up() {
     code=$?
@@ -106,43 +96,8 @@ trap 'exit 130' INT
 trap 'exit 143' TERM
 trap 'exit 129' HUP
 
-links() { # does the compiler find its C library?
-    printf 'int main(void) { return 0; }\n' | cc -x c -o "$work/linked" - 2>/dev/null
-}
-
-missing=''
-command -v ip >/dev/null || missing="$missing iproute2"
-command -v iptables-restore >/dev/null || missing="$missing iptables"
-links || missing="$missing gcc libc6-dev"
-[ -s /etc/ssl/certs/ca-certificates.crt ] || missing="$missing ca-certificates"
-if [ -n "$missing" ]; then
-    command -v apt-get >/dev/null || die "install these first:$missing"
-    printf 'demo: installing%s\n' "$missing" >&2
-    apt-get update -qq || die 'apt-get update failed'
-    # shellcheck disable=SC2086 # one word per package
-    DEBIAN_FRONTEND=noninteractive apt-get install -qq -y --no-install-recommends $missing >"$work/apt.log" 2>&1 ||
-        { cat "$work/apt.log" >&2 && die "apt-get could not install$missing"; }
-fi
-
-oldest_rust=$(sed -n 's/^rust-version = "\(.*\)"/\1/p' Cargo.toml)
-new_enough() { [ "$(printf '%s\n' "$1" "$oldest_rust" | sort -V | head -n 1)" = "$oldest_rust" ]; }
-if ! command -v cargo >/dev/null; then
-    # Under sudo the toolchain is most often the caller's.
-    home=$(getent passwd "${SUDO_USER:-root}" | cut -d: -f6)
-    PATH=$PATH:$home/.cargo/bin
-    export RUSTUP_HOME="${RUSTUP_HOME:-$home/.rustup}"
-fi
-if ! command -v cargo >/dev/null; then
-    offered=$(apt-cache policy cargo 2>/dev/null | sed -n 's/^ *Candidate: \([0-9].*\)/\1/p')
-    if [ -n "$offered" ] && new_enough "$offered"; then
-        apt-get install -qq -y --no-install-recommends cargo rustc >"$work/apt.log" 2>&1 || die 'cannot install cargo'
-    else
-        die "install Rust $oldest_rust or newer first (https://rustup.rs); Debian offers ${offered:-none}"
-    fi
-fi
-rust=$(rustc --version | cut -d' ' -f2)
-new_enough "$rust" || die "Rust $oldest_rust or newer is needed, this is $rust; 'rustup update stable' brings it"
-
+need ip iproute2 iptables-restore iptables || die 'cannot go on without these'
+need_rust || die 'cannot build without Rust'
 cargo build --release --locked --bin pepsal --example satlink || die 'the build failed'
 pepsal=${CARGO_TARGET_DIR:-target}/release/pepsal
 satlink=${CARGO_TARGET_DIR:-target}/release/examples/satlink

@@ -45,8 +45,8 @@ for step in $steps; do
 done
 
 [ "$(id -u)" = 0 ] || printf 'run.sh: not root: tests that need network namespaces will be skipped\n' >&2
-need git git cc gcc ip iproute2 iptables-restore iptables nft nftables shellcheck shellcheck || exit 1
-command -v cargo >/dev/null || { printf 'run.sh: install Rust first (rustup, or Debian packages cargo and rustc)\n' >&2 && exit 1; }
+need git git ip iproute2 iptables-restore iptables nft nftables shellcheck shellcheck || exit 1
+need_rust || exit 1
 
 passed=0 failed='' failures=0
 for step in $steps; do

@@ -1,25 +1,84 @@
 # shellcheck shell=sh
-# Sourced by the test scripts: Debian packages that they need and that a new machine has not.
+# Sourced by the test scripts, which stand in the project's top folder then: what they need and a new machine has not.
+# Each function says what it does on stderr, or fails with one line.
 
-# need COMMAND PACKAGE ...: installs the packages whose command is missing. Says what it does, fails with one line.
+# need COMMAND PACKAGE ...: installs the packages whose command is missing.
 need() {
     missing=''
     while [ $# -gt 0 ]; do
         command -v "$1" >/dev/null || missing="$missing $2"
         shift 2
     done
-    [ -n "$missing" ] || return 0
+    [ -z "$missing" ] || install_packages "$missing"
+}
+
+install_packages() { # PACKAGES, one word each
     if ! command -v apt-get >/dev/null || [ "$(id -u)" != 0 ]; then
-        printf 'install these packages first (as root this is done for you):%s\n' "$missing" >&2
+        printf 'install these packages first (as root this is done for you): %s\n' "$1" >&2
         return 1
     fi
-    printf 'installing:%s\n' "$missing" >&2
+    printf 'installing: %s\n' "$1" >&2
+    apt_log=$(mktemp)
+    # Services that a package brings are not to run in this machine: while this file says so, none is started
+    # (policy-rc.d; a machine's own file is left alone).
+    policy=/usr/sbin/policy-rc.d
+    if [ -e $policy ]; then policy=''; else printf '#!/bin/sh\nexit 101\n' >$policy && chmod +x $policy; fi
+    installed=yes
     # shellcheck disable=SC2086 # one word per package
-    if ! { apt-get update -qq && DEBIAN_FRONTEND=noninteractive \
-        apt-get install -qq -y --no-install-recommends $missing; } >"${TMPDIR:-/tmp}/pepsal-apt.$$" 2>&1; then
-        tail -n 5 "${TMPDIR:-/tmp}/pepsal-apt.$$" >&2
-        printf 'cannot install:%s\n' "$missing" >&2
-        return 1
+    { apt-get update -qq && DEBIAN_FRONTEND=noninteractive apt-get install -qq -y --no-install-recommends $1; } \
+        >"$apt_log" 2>&1 || installed=''
+    [ -z "$policy" ] || rm -f $policy
+    if [ -z "$installed" ]; then
+        tail -n 5 "$apt_log" >&2
+        printf 'cannot install: %s\n' "$1" >&2
     fi
-    rm -f "${TMPDIR:-/tmp}/pepsal-apt.$$"
+    rm -f "$apt_log"
+    [ -n "$installed" ]
+}
+
+# need_rust: a compiler that is new enough for the crate, and the C linker that it wants.
+need_rust() {
+    program=$(mktemp)
+    # A compiler without its C library is no use.
+    printf 'int main(void) { return 0; }\n' | cc -x c -o "$program" - 2>/dev/null || install_packages 'gcc libc6-dev' ||
+        return 1
+    rm -f "$program"
+    [ -s /etc/ssl/certs/ca-certificates.crt ] || install_packages ca-certificates || return 1
+
+    oldest=$(sed -n 's/^rust-version = "\(.*\)"/\1/p' Cargo.toml)
+    if ! command -v cargo >/dev/null; then
+        # Under sudo the toolchain is most often the caller's.
+        home=$(getent passwd "${SUDO_USER:-root}" | cut -d: -f6)
+        PATH=$PATH:$home/.cargo/bin
+        export RUSTUP_HOME="${RUSTUP_HOME:-$home/.rustup}"
+    fi
+    if ! command -v cargo >/dev/null; then
+        offered=$(apt-cache policy cargo 2>/dev/null | sed -n 's/^ *Candidate: \([0-9].*\)/\1/p')
+        if [ -z "$offered" ] || ! at_least "$oldest" "$offered"; then
+            printf 'install Rust %s or newer first (https://rustup.rs); Debian offers %s\n' "$oldest" "${offered:-none}" >&2
+            return 1
+        fi
+        install_packages 'cargo rustc' || return 1
+    fi
+    rust=$(rustc --version | cut -d' ' -f2)
+    at_least "$oldest" "$rust" || {
+        printf "Rust %s or newer is needed, this is %s; 'rustup update stable' brings it\n" "$oldest" "$rust" >&2
+        return 1
+    }
+}
+
+at_least() { # WANTED VERSION
+    [ "$(printf '%s\n' "$1" "$2" | sort -V | head -n 1)" = "$1" ]
+}
+
+# Ends one process of the caller's. TERM first: pepsal then lets go of its queue, satlink prints its counts.
+end() { # PROCESS
+    kill "$1" 2>/dev/null || return 0
+    turns=50
+    while [ $turns -gt 0 ] && kill -0 "$1" 2>/dev/null; do
+        sleep 0.1
+        turns=$((turns - 1))
+    done
+    kill -KILL "$1" 2>/dev/null || true
+    wait "$1" 2>/dev/null || true
 }
