@@ -1,0 +1,165 @@
+#!/bin/sh
+# SPDX-License-Identifier: MIT OR Apache-2.0
+# pepsal on routers that are emulated as a whole: their processors, their memory, a kernel whose netfilter is complete.
+# No hardware virtualisation is needed.
+#
+#   tests/router-vm/run.sh [--parts LIST] [--thorough] [--results FILE] [ARCH...]
+#
+# ARCH: x86_64, mipsel (these two by default), aarch64, armv7. Parts, each on a machine of its own:
+#   scenarios   the tests of tests/scenarios, with the rules as nft queue expressions
+#   crowd       64 MB of memory: an idle daemon's size; 512 connections of which 20 transfer; what the kernel needs
+#   cost        instructions per MB and per connection, counted by the emulator: with and without pepsal
+#
+# --thorough: cost with more sizes of packets and more transfers; takes some minutes more for each machine.
+#
+# Ends with "N passed, N failed". Tables go to FILE (target/router-vm/results.md). What cannot be had here is said with
+# "skipped: why", and is a failure when the environment variable CI is set.
+set -u
+cd "$(dirname "$0")/../.." || exit 1
+# shellcheck source=tests/vm/vm.sh
+. tests/vm/vm.sh
+
+parts=scenarios,crowd,cost results=target/router-vm/results.md sizes='nic large' transfers=3 slowdown=1
+command="tests/router-vm/run.sh${*:+ $*}"
+while [ $# -gt 0 ]; do
+    case $1 in
+    --parts) parts=${2-} && shift 2 ;;
+    --thorough) sizes='nic large frames' transfers=10 slowdown=6 && shift ;;
+    --results) results=${2-} && shift 2 ;;
+    -*)
+        sed -n 's/^#   tests/usage: tests/p' "$0" >&2
+        exit 2
+        ;;
+    *) break ;;
+    esac || exit 2
+done
+[ $# -gt 0 ] || set -- x86_64 mipsel
+
+work=$(mktemp -d)
+passed=0 failed=0 skipped=0
+trap 'vm_end; rm -rf "$work"' EXIT
+trap 'exit 130' INT
+trap 'exit 143' TERM HUP
+
+target_of() { # ARCH
+    case $1 in
+    x86_64 | aarch64 | mipsel) printf '%s-unknown-linux-musl\n' "$1" ;;
+    armv7) printf 'armv7-unknown-linux-musleabihf\n' ;;
+    *) printf "run.sh: no machine '%s'\n" "$1" >&2 && exit 2 ;;
+    esac
+}
+
+skip() {
+    printf 'skipped: %s\n' "$1"
+    skipped=$((skipped + 1))
+}
+
+# Daemon, scenarios and traffic for ARCH, linked statically, and the machine to run them on.
+build() { # ARCH
+    target=$(target_of "$1") || exit 2
+    for what in --static --load --scenarios; do
+        if [ $what = --scenarios ]; then case ,$parts, in *,scenarios,*) ;; *) continue ;; esac fi
+        nice cross/build.sh $what "$target" >"$work/build" 2>&1 || {
+            tail -n 30 "$work/build" >&2
+            skip "cross/build.sh $what $target has failed"
+            return 1
+        }
+    done
+    vm_prepare "$1" || { skip "no emulated $1 machine can be made here" && return 1; }
+}
+
+# --- what is asked of which machine --------------------------------------------------------------------------------
+
+# For scenarios and crowd: memory in MB, bound in seconds; after them qemu's options. Sets settings.
+plan() { # ARCH PART
+    settings="part=$2"
+    case $2 in
+    scenarios)
+        # Twice the cores of CI's machine would not make it faster.
+        memory=512 seconds=600 options='-smp 2'
+        case $1 in
+        x86_64 | aarch64) settings="$settings threads=2 slow=4 scenarios='$all_scenarios'" ;;
+        # One core, as the 24Kc has.
+        *) memory=256 options='-smp 1' settings="$settings threads=1 slow=8 scenarios='$few_scenarios'" ;;
+        esac
+        ;;
+    crowd) memory=64 seconds=300 options='-smp 1' settings="$settings connections=512 kib=2048" ;;
+    # icount: an instruction takes 2 ns, idle time none; so the machine's clock counts instructions. Malta's kernel
+    # measures its processor by the real-time clock, which must not be the host's then.
+    cost)
+        memory=128 seconds=$((400 * slowdown)) options='-smp 1 -icount shift=1,sleep=off -rtc clock=vm'
+        settings="$settings sizes='$sizes' mib=2 transfers=$transfers rounds=100"
+        ;;
+    *) printf "run.sh: no part '%s'\n" "$2" >&2 && exit 2 ;;
+    esac
+    # The cloud kernel of Arm and x86 reserves more at boot than Malta's.
+    case $1,$2 in x86_64,crowd | aarch64,crowd) memory=128 ;; esac
+}
+
+# The bound: the same transfer, all parties together, packets as Ethernet devices make them.
+cheap_enough() { # ARCH
+    awk -v most=1.6 '
+        $1 == "cost" && $2 == "nic" && $6 == "busy" { spent[$3, $4] = $7 }
+        END {
+            split("up down", ways, " ")
+            for (i = 1; i <= 2; i++) {
+                if (!spent["masquerade", ways[i]]) exit 1
+                ratio = spent["pepsal", ways[i]] / spent["masquerade", ways[i]]
+                if (ratio > worst) worst = ratio
+            }
+            bad = !(worst > 0 && worst <= most)
+            printf "test cost::at_most_%s_times_forwarding_with_masquerade ... %s\n", most, bad ? "FAILED (" worst ")" : "ok"
+            exit bad
+        }
+    ' "target/router-vm/$1-cost/report"
+}
+
+all_scenarios=''
+few_scenarios='bulk handshake limits refusal'
+
+one_part() { # ARCH PART
+    plan "$1" "$2"
+    printf '\n--- %s: %s\n' "$1" "$2"
+    static=target/$(target_of "$1")/static
+    rm -rf "$work/files"
+    mkdir -p "$work/files"
+    cp tests/router-vm/guest.sh "$work/files/main"
+    cp "$static/pepsal" "$static/load" "$work/files/"
+    [ "$2" != scenarios ] || cp "$static/scenarios" "$work/files/"
+    printf '%s\n' "$settings" >"$work/files/settings"
+    vm_image "$1" "$work/files" "$work/image" || return 1
+    out=target/router-vm/$1-$2
+    code=0
+    began=$(date +%s)
+    # shellcheck disable=SC2086 # words
+    vm_run "$1" "$work/image" "$out" "$memory" "$seconds" $options || code=$?
+    good=$(grep -c '^test .* \.\.\. ok$' "$out/report")
+    bad=$(grep -c '^test .* \.\.\. FAILED' "$out/report")
+    # Whatever ended the machine early is a failure, even if no test had the time to say so.
+    [ "$code" = 0 ] || [ "$bad" -gt 0 ] || bad=1
+    [ "$((good + bad))" -gt 0 ] || bad=1
+    if [ "$2" = cost ] && ! cheap_enough "$1"; then bad=$((bad + 1)); elif [ "$2" = cost ]; then good=$((good + 1)); fi
+    passed=$((passed + good)) failed=$((failed + bad))
+    if [ "$bad" -gt 0 ]; then
+        printf -- '--- end of the console of %s: %s (exit code %s)\n' "$1" "$2" "$code"
+        tail -n 40 "$out/console"
+    fi
+    printf -- '--- %s: %s: %s passed, %s failed in %s s\n' "$1" "$2" "$good" "$bad" $(($(date +%s) - began))
+}
+
+for arch in "$@"; do
+    build "$arch" || continue
+    for part in $(printf '%s\n' "$parts" | tr , ' '); do one_part "$arch" "$part"; done
+done
+[ -z "${CI-}" ] || failed=$((failed + skipped))
+
+mkdir -p "$(dirname "$results")"
+for arch in "$@"; do
+    for part in crowd cost; do
+        if [ -s "target/router-vm/$arch-$part/report" ]; then sed "s/^/$arch /" "target/router-vm/$arch-$part/report"; fi
+    done
+done | awk -v command="$command" -f tests/router-vm/tables.awk >"$results"
+printf '\n'
+cat "$results"
+printf '\n%s passed, %s failed\n' "$passed" "$failed"
+[ "$failed" = 0 ]

@@ -1,0 +1,110 @@
+# SPDX-License-Identifier: MIT OR Apache-2.0
+# The figures of the reports, each line with the machine's name before it, as Markdown.
+
+function has(list, word) { return index(" " list " ", " " word " ") > 0 }
+function add(list, word) { return has(list, word) ? list : (list == "" ? word : list " " word) }
+
+$2 == "rss" { rss[$1] = $3; small = add(small, $1) }
+$2 == "memory" {
+    for (at = 4; at <= 8; at++) memory[$1, $3, at] = $at
+    small = add(small, $1)
+}
+# cost SIZE PATH WAY AMOUNT busy NANOSECONDS from LEAST to MOST; an instruction takes two (run.sh: icount).
+$2 == "cost" && $7 == "busy" {
+    cost[$1, $3, $4, $5] = $8 / 2 / ($3 == "connections" ? 1 : $6 * 1.048576)
+    counted = add(counted, $1)
+    paths = add(paths, $4)
+    if ($3 != "connections") sizes = add(sizes, $3)
+}
+
+function row(name, when, at,    i, list, n) {
+    printf "| %s |", name
+    n = split(small, list, " ")
+    for (i = 1; i <= n; i++) printf " %s |", (list[i], when, at) in memory ? memory[list[i], when, at] : "-"
+    printf "\n"
+}
+
+# Thousands of instructions per MB of the router alone: less what client and server need without one.
+function own(arch, size, path, way) { return cost[arch, size, path, way] - cost[arch, size, "direct", way] }
+
+function table(arch,    i, j, k, n, m, size, path, way, list, names, value, base) {
+    n = split(sizes, list, " ")
+    m = split(paths, names, " ")
+    printf "\n### %s\n\nThousand instructions per MB, client, router and server together:\n\n| path |", arch
+    for (i = 1; i <= n; i++) printf " %s up | %s down |", list[i], list[i]
+    printf "\n|---|"
+    for (i = 1; i <= n; i++) printf "---:|---:|"
+    printf "\n"
+    for (j = 1; j <= m; j++) if ((arch, list[1], names[j], "up") in cost) {
+        printf "| %s |", label[names[j]]
+        for (i = 1; i <= n; i++) for (k = 0; k < 2; k++) {
+            way = k ? "down" : "up"
+            value = cost[arch, list[i], names[j], way]
+            base = cost[arch, list[i], "masquerade", way]
+            printf " %.0f (%.2f) |", value / 1000, base ? value / base : 0
+        }
+        printf "\n"
+    }
+    printf "\nThe router's part, that is less the direct cable's, and in proportion to masquerading:\n\n| path |"
+    for (i = 1; i <= n; i++) printf " %s up | %s down |", list[i], list[i]
+    printf "\n|---|"
+    for (i = 1; i <= n; i++) printf "---:|---:|"
+    printf "\n"
+    for (j = 1; j <= m; j++) if (names[j] != "direct" && (arch, list[1], names[j], "up") in cost) {
+        printf "| %s |", label[names[j]]
+        for (i = 1; i <= n; i++) for (k = 0; k < 2; k++) {
+            way = k ? "down" : "up"
+            value = own(arch, list[i], names[j], way)
+            base = own(arch, list[i], "masquerade", way)
+            printf " %.0f (%.2f) |", value / 1000, (base > 0) ? value / base : 0
+        }
+        printf "\n"
+    }
+    printf "\nConnections, one after the other, each with 1 KiB there:\n\n"
+    printf "| path | thousand instructions per connection | connections per second at 500 million instructions |\n|---|---:|---:|\n"
+    for (j = 1; j <= m; j++) {
+        value = cost[arch, "connections", names[j], "-"]
+        if (value) printf "| %s | %.0f | %.0f |\n", label[names[j]], value / 1000, 500e6 / value
+    }
+}
+
+END {
+    label["direct"] = "no router: one cable"
+    label["forward"] = "forwarding"
+    label["masquerade"] = "forwarding, conntrack, masquerade"
+    label["pepsal"] = "pepsal"
+    label["early"] = "pepsal, early handshake"
+    label["copy"] = "pepsal, copying instead of splicing"
+    printf "# pepsal on emulated routers\n\nMade by `%s`.\n", command
+    if (small != "") {
+        n = split(small, list, " ")
+        printf "\n## Memory\n\nOne machine of 64 MB (128 MB for x86_64 and aarch64, whose kernels are larger) is client, router and server at\n"
+        printf "once: 512 connections, of which 20 transfer with every byte checked. In kB, the largest of many readings; slab,\n"
+        printf "sockets and memory taken are the whole machine's, with both ends in it.\n\n|  |"
+        for (i = 1; i <= n; i++) printf " %s |", list[i]
+        printf "\n|---|"
+        for (i = 1; i <= n; i++) printf "---:|"
+        printf "\n| daemon, idle, 1024 slots: RSS |"
+        for (i = 1; i <= n; i++) printf " %s |", rss[list[i]]
+        printf "\n"
+        row("512 connections: RSS", "open", 4)
+        row("512 connections, 20 transfers: RSS", "active", 4)
+        row("the same: pipes of the daemon", "active", 5)
+        row("slab before", "before", 6)
+        row("slab, 512 connections", "open", 6)
+        row("slab, 512 connections, 20 transfers", "active", 6)
+        row("socket buffers, 512 connections, 20 transfers", "active", 7)
+        row("memory taken before", "before", 8)
+        row("memory taken, 512 connections", "open", 8)
+        row("memory taken, 512 connections, 20 transfers", "active", 8)
+    }
+    if (counted != "") {
+        printf "\n## Cost\n\nThe emulator counts instructions (`-icount shift=1,sleep=off`: each takes 2 ns of the machine's time, waiting takes\n"
+        printf "none), so the time that its one processor was not idle is a number of instructions, and a busy host changes\n"
+        printf "nothing. In brackets: the ratio to forwarding with conntrack and masquerading. Packets: `large`, segments of up to\n"
+        printf "64 KiB as the kernel makes them; `nic`, as Ethernet devices do: frames of 1500 bytes, merged on their way into the\n"
+        printf "router (GRO) and cut up on their way out; `frames`, 1500 bytes everywhere.\n"
+        n = split(counted, list, " ")
+        for (i = 1; i <= n; i++) table(list[i])
+    }
+}
