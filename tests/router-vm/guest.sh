@@ -125,7 +125,12 @@ rss() { sed -n 's/^Rss:[^0-9]*\([0-9]*\).*/\1/p' "/proc/$1/smaps_rollup"; }
 run_scenarios() {
     export BED_SLOW="$slow"
     # shellcheck disable=SC2086 # words
-    /scenarios --test-threads="$threads" $scenarios 2>&1
+    /scenarios --test-threads="$threads" $scenarios 2>&1 && return
+    # A panic ends a test at once there; what its daemon said lies about.
+    for log in /tmp/pep*.log; do
+        [ ! -s "$log" ] || { printf -- '--- %s\n' "$log" && tail -n 40 "$log"; }
+    done
+    return 1
 }
 
 # A router with little memory: an idle daemon, then many connections of which some transfer.
