@@ -22,10 +22,11 @@ use nix::sys::signalfd::{SfdFlags, SignalFd};
 
 use crate::cli::Run;
 use crate::error::Error;
-use crate::legs::{self, LegOptions, Satellite};
+use crate::legs::{self, LegOptions};
 use crate::pep::{Pep, Seat};
 use crate::pipes::MAX_PIPES;
 use crate::queue;
+use crate::satellite::Satellite;
 use crate::slots::Slots;
 use crate::tun::Tun;
 use crate::worker::Worker;

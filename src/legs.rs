@@ -5,8 +5,6 @@
 //! ends as a reset and never as a clean end of the data. `Connection::linger` undoes it after the last byte.
 #![forbid(unsafe_code)]
 
-use std::ffi::OsString;
-use std::fs;
 use std::net::SocketAddr;
 use std::os::fd::{AsFd, AsRawFd, OwnedFd};
 
@@ -18,6 +16,7 @@ use nix::sys::socket::{
 
 use crate::error::Error;
 use crate::relay::Side;
+use crate::satellite::Satellite;
 use crate::syn::Syn;
 use crate::{steering, sys};
 
@@ -31,74 +30,6 @@ pub struct LegOptions {
     pub satellite: Satellite,
     /// The server sees the client's address.
     pub transparent: bool,
-}
-
-/// Tuning of the leg that crosses the satellite; the other leg keeps the kernel's defaults.
-#[derive(Clone, Debug)]
-pub struct Satellite {
-    pub side: Side,
-    pub congestion: Option<String>,
-    /// Bytes per second from client to server and from server to client.
-    pub rates: [Option<u32>; 2],
-    /// Round trip time in milliseconds.
-    pub rtt: Option<u32>,
-    /// Largest segment in bytes; tcp(7) TCP_MAXSEG.
-    pub mss: Option<u32>,
-}
-
-impl Satellite {
-    /// Is the congestion control there?
-    pub fn check(&self) -> Result<(), Error> {
-        let Some(name) = &self.congestion else {
-            return Ok(());
-        };
-        let path = "/proc/sys/net/ipv4/tcp_available_congestion_control";
-        let available = fs::read_to_string(path).unwrap_or_default();
-        if available.split_whitespace().any(|it| it == name) {
-            return Ok(());
-        }
-        // The kernel loads a module on request, so only trying tells.
-        let probe = tcp_socket(AddressFamily::Inet)
-            .and_then(|probe| setsockopt(&probe, sockopt::TcpCongestion, &OsString::from(name)));
-        probe.map_err(|_| Error::UnknownCongestionControl {
-            name: name.clone(),
-            available: available.trim().replace(' ', ", "),
-        })
-    }
-
-    fn tune(&self, leg: &OwnedFd, side: Side) -> Result<(), Errno> {
-        if side != self.side {
-            return Ok(());
-        }
-        if let Some(name) = &self.congestion {
-            setsockopt(leg, sockopt::TcpCongestion, &OsString::from(name))?;
-        }
-        if let Some(bytes) = self.mss {
-            setsockopt(leg, sockopt::TcpMaxSeg, &bytes)?;
-        }
-        let [up, down] = self.rates;
-        let (sending, receiving) = match side {
-            Side::Server => (up, down),
-            Side::Client => (down, up),
-        };
-        if let Some(rate) = sending {
-            setsockopt(leg, sys::MaxPacingRate, &rate)?;
-        }
-        if let (Some(rate), Some(rtt)) = (sending, self.rtt) {
-            setsockopt(leg, sockopt::SndBufForce, &buffer_size(rate, rtt))?;
-        }
-        if let (Some(rate), Some(rtt)) = (receiving, self.rtt) {
-            setsockopt(leg, sockopt::RcvBufForce, &buffer_size(rate, rtt))?;
-        }
-        Ok(())
-    }
-}
-
-/// Twice the bandwidth-delay product in bytes, within what a 32-bit kernel takes; the kernel doubles it again
-/// for its own bookkeeping (socket(7)).
-fn buffer_size(rate: u32, rtt_ms: u32) -> usize {
-    let product = u64::from(rate) * u64::from(rtt_ms) / 1000;
-    (2 * product).clamp(64 << 10, 512 << 20) as usize
 }
 
 /// Begins the server leg of a stolen SYN; it is connecting when this returns.
@@ -186,7 +117,7 @@ fn set_common(leg: &OwnedFd) -> Result<(), Errno> {
     setsockopt(leg, sockopt::TcpKeepIdle, &KEEPALIVE_IDLE)
 }
 
-fn tcp_socket(family: AddressFamily) -> Result<OwnedFd, Errno> {
+pub fn tcp_socket(family: AddressFamily) -> Result<OwnedFd, Errno> {
     let flags = SockFlag::SOCK_NONBLOCK | SockFlag::SOCK_CLOEXEC;
     socket(family, SockType::Stream, flags, SockProtocol::Tcp)
 }
@@ -195,17 +126,5 @@ fn family_of(address: &SocketAddr) -> AddressFamily {
     match address {
         SocketAddr::V4(_) => AddressFamily::Inet,
         SocketAddr::V6(_) => AddressFamily::Inet6,
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use super::buffer_size;
-
-    #[test]
-    fn buffers_hold_two_bandwidth_delay_products_and_fit_32_bits() {
-        assert_eq!(buffer_size(625_000, 600), 750_000);
-        assert_eq!(buffer_size(1, 1), 64 << 10);
-        assert_eq!(buffer_size(u32::MAX, u32::MAX), 512 << 20);
     }
 }

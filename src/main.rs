@@ -1,8 +1,9 @@
 //! pepsal: a TCP performance enhancing proxy (RFC 3135, split connection) for satellite terminals.
 //!
 //! The path of a connection: `queue` (netfilter hands over a SYN), `syn` (what it is), `steal` (claims one of
-//! the `slots`, begins the server leg: `legs`), `handshake` (injects the SYN through `tun`, accepts the client
-//! leg, joins the two), `worker` and `relay` (bytes both ways, through `pipes`, until both ends have closed).
+//! the `slots`, begins the server leg: `legs`, `satellite`), `handshake` (injects the SYN through `tun`, accepts
+//! the client leg, joins the two), `worker` and `relay` (bytes both ways, through `pipes`, until both ends have
+//! closed).
 //! `daemon` starts and stops all that; `rules` prints what the firewall has to do.
 #![deny(unsafe_code)]
 
@@ -19,6 +20,7 @@ mod privileges;
 mod queue;
 mod relay;
 mod rules;
+mod satellite;
 mod selectors;
 mod slots;
 mod steal;
