@@ -1,4 +1,4 @@
-//! Start and end of the daemon; the main thread.
+//! Start and end of the daemon, by the main thread; what it does in between is in `main_loop`.
 //!
 //! Everything that can be missing is asked for before the first SYN is stolen, so a daemon that cannot run
 //! leaves the router forwarding as before. SIGTERM or SIGINT: no more stealing, connections may go on for a
@@ -15,14 +15,14 @@ use std::thread;
 use std::time::{Duration, Instant};
 
 use nix::errno::Errno;
-use nix::sys::epoll::{Epoll, EpollCreateFlags, EpollEvent, EpollFlags, EpollTimeout};
 use nix::sys::resource::{Resource, getrlimit, setrlimit};
-use nix::sys::signal::{SigSet, Signal};
-use nix::sys::signalfd::{SfdFlags, SignalFd};
 
+use crate::bell::Bell;
 use crate::cli::Run;
+use crate::counts::Counts;
 use crate::error::Error;
 use crate::legs::{self, LegOptions};
+use crate::main_loop::MainLoop;
 use crate::pep::{Pep, Seat};
 use crate::pipes::MAX_PIPES;
 use crate::queue;
@@ -40,13 +40,14 @@ const STACK: usize = 64 * 1024;
 const BURST: u32 = 1024;
 
 /// How often the end of the last connection is looked for while draining.
-const DRAIN_POLL_MS: u16 = 50;
+const DRAIN_POLL: Duration = Duration::from_millis(50);
 
 pub fn run(options: &Run) -> Result<(), Error> {
     log::start(options.verbose);
     abort_on_panic();
-    let signals = Signals::block().map_err(|errno| Error::system("block", "signals", errno, ""))?;
-    let pep = prepare(options)?;
+    let failed = |errno| Error::system("prepare", "the main thread", errno, "");
+    let mut main_loop = MainLoop::new().map_err(failed)?;
+    let pep = prepare(options, main_loop.bell().map_err(failed)?)?;
     privileges::drop_to(options.user.as_deref())?;
     let pep = Arc::new(pep);
     for index in 0..pep.workers.len() {
@@ -63,15 +64,15 @@ pub fn run(options: &Run) -> Result<(), Error> {
     ));
     #[cfg(feature = "count-allocations")]
     let before = crate::sys::allocations::count();
-    signals.wait_for_end();
+    while !main_loop.run(&pep, None, || false) {}
     #[cfg(feature = "count-allocations")]
     log::notice(format_args!("{} allocations since ready", crate::sys::allocations::count() - before));
     steal::stop(&pep);
-    drain(&pep, &signals, Duration::from_secs(options.drain));
+    drain(&pep, &mut main_loop, Duration::from_secs(options.drain));
     Ok(())
 }
 
-fn prepare(options: &Run) -> Result<Pep, Error> {
+fn prepare(options: &Run, bell: Bell) -> Result<Pep, Error> {
     let leg_options = LegOptions {
         satellite: Satellite {
             side: options.satellite,
@@ -113,6 +114,9 @@ fn prepare(options: &Run) -> Result<Pep, Error> {
         connect_timeout: Duration::from_secs(options.connect_timeout),
         full: AtomicBool::new(false),
         undelivered: AtomicBool::new(false),
+        counts: Counts::default(),
+        started: Instant::now(),
+        bell,
     })
 }
 
@@ -150,48 +154,21 @@ fn abort_on_panic() {
     }));
 }
 
-fn drain(pep: &Pep, signals: &Signals, longest: Duration) {
-    let started = Instant::now();
+fn drain(pep: &Pep, main_loop: &mut MainLoop, longest: Duration) {
+    let deadline = Instant::now() + longest;
     log::notice(format_args!(
         "ending: new connections pass direct, {} may go on for {} s",
         pep.slots.used(),
         longest.as_secs()
     ));
-    while pep.slots.used() > 0 && started.elapsed() < longest && !signals.ended_within(DRAIN_POLL_MS) {}
+    // A second signal ends it.
+    while pep.slots.used() > 0
+        && Instant::now() < deadline
+        && !main_loop.run(pep, Some(deadline.min(Instant::now() + DRAIN_POLL)), || pep.slots.used() == 0)
+    {
+    }
     match pep.slots.used() {
         0 => log::notice(format_args!("ended")),
         left => log::notice(format_args!("ended, resetting {left} connections")),
-    }
-}
-
-/// The signals that the main thread waits for; blocked in every thread.
-struct Signals {
-    fd: SignalFd,
-    epoll: Epoll,
-}
-
-impl Signals {
-    /// To be called before any thread starts, which inherits the mask.
-    fn block() -> Result<Signals, Errno> {
-        let mask: SigSet = [Signal::SIGTERM, Signal::SIGINT, Signal::SIGHUP].into_iter().collect();
-        mask.thread_block()?;
-        let fd = SignalFd::with_flags(&mask, SfdFlags::SFD_CLOEXEC | SfdFlags::SFD_NONBLOCK)?;
-        let epoll = Epoll::new(EpollCreateFlags::EPOLL_CLOEXEC)?;
-        epoll.add(&fd, EpollEvent::new(EpollFlags::EPOLLIN, 0))?;
-        Ok(Signals { fd, epoll })
-    }
-
-    fn wait_for_end(&self) {
-        while !self.ended_within(EpollTimeout::NONE) {}
-    }
-
-    /// Whether SIGTERM or SIGINT comes within the time. SIGHUP is reserved.
-    fn ended_within(&self, timeout: impl Into<EpollTimeout>) -> bool {
-        // A failed wait is an interrupted one; the caller waits again.
-        let _ = self.epoll.wait(&mut [EpollEvent::empty()], timeout);
-        match self.fd.read_signal() {
-            Ok(Some(signal)) => signal.ssi_signo != Signal::SIGHUP as u32,
-            _ => false,
-        }
     }
 }

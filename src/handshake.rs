@@ -14,6 +14,7 @@ use nix::errno::Errno;
 use nix::sys::epoll::EpollFlags;
 use nix::sys::socket::{SockaddrIn, SockaddrIn6, getsockopt, sockopt};
 
+use crate::counts::Passed;
 use crate::pep::Pep;
 use crate::relay::{Connection, Leg, Side};
 use crate::slots::{Endpoints, Held, Injected, Slot, SlotId, Stage};
@@ -38,12 +39,15 @@ pub fn inject(
     slot.stage = Stage::Injected(Injected { at: now, server });
     drop(slot);
     match pep.tun.inject(syn) {
-        Ok(()) => pep.verdicts.drop(packet_id),
+        Ok(()) => {
+            pep.counts.stolen.add(1);
+            pep.verdicts.drop(packet_id);
+        }
         Err(_) => {
             if let Some(slot) = pep.slots.lock(id) {
                 pep.release(id, slot);
             }
-            pep.verdicts.pass(packet_id);
+            pep.pass(packet_id, Passed::Undelivered);
         }
     }
 }
@@ -63,8 +67,10 @@ pub fn server_answered(
     } else if events.intersects(EpollFlags::EPOLLERR | EpollFlags::EPOLLHUP) {
         // Refused or unreachable: the client's own SYN goes on and gets its true answer.
         let endpoints = slot.endpoints;
+        let errno = getsockopt(&server.socket, sockopt::SocketError).unwrap_or(0);
         pep.release(id, slot);
-        pep.verdicts.pass(held.packet_id);
+        pep.counts.connects_failed.add(1);
+        pep.pass(held.packet_id, Passed::because(Errno::from_raw(errno)));
         if let Some(endpoints) = endpoints {
             log::connection(format_args!("passed {endpoints}: the server did not accept"));
         }
@@ -74,11 +80,14 @@ pub fn server_answered(
 }
 
 /// Lets the SYN go on if it is still held; leaves a later stage alone.
-pub fn pass_held(pep: &Pep, id: SlotId, slot: MutexGuard<'_, Slot>) {
+pub fn pass_held(pep: &Pep, id: SlotId, slot: MutexGuard<'_, Slot>, why: Passed) {
     if let Stage::Held(held) = &slot.stage {
         let packet_id = held.packet_id;
         pep.release(id, slot);
-        pep.verdicts.pass(packet_id);
+        if why == Passed::Timeout {
+            pep.counts.connects_failed.add(1);
+        }
+        pep.pass(packet_id, why);
     }
 }
 
@@ -137,6 +146,7 @@ fn redial(pep: &Pep, taker: usize, endpoints: &Endpoints) -> Option<()> {
         server.note(seen);
     }
     slot.stage = Stage::Injected(Injected { at: Instant::now(), server });
+    pep.counts.returned.add(1);
     Some(())
 }
 

@@ -7,19 +7,23 @@
 //! `daemon` starts and stops all that; `rules` prints what the firewall has to do.
 #![deny(unsafe_code)]
 
+mod bell;
 mod bitmap;
 mod cli;
+mod counts;
 mod daemon;
 mod error;
 mod handshake;
 mod legs;
 mod log;
+mod main_loop;
 mod pep;
 mod pipes;
 mod privileges;
 mod queue;
 mod relay;
 mod rules;
+mod samples;
 mod satellite;
 mod selectors;
 mod slots;

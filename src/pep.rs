@@ -4,13 +4,14 @@
 use std::os::fd::{BorrowedFd, OwnedFd};
 use std::sync::atomic::{AtomicBool, AtomicU32, Ordering};
 use std::sync::{Mutex, MutexGuard};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use heapless::Vec;
 use nix::errno::Errno;
 use nix::sys::epoll::{Epoll, EpollCreateFlags, EpollEvent, EpollFlags, EpollTimeout};
-use nix::sys::eventfd::{EfdFlags, EventFd};
 
+use crate::bell::Bell;
+use crate::counts::{Counts, Passed, Tally};
 use crate::legs::LegOptions;
 use crate::queue::{SynQueue, Verdicts};
 use crate::relay::{Leg, Side};
@@ -41,6 +42,11 @@ pub struct Pep {
     pub full: AtomicBool,
     /// An injected SYN did not reach the listener.
     pub undelivered: AtomicBool,
+    pub counts: Counts,
+    #[expect(dead_code, reason = "the control socket, which comes next, reads it")]
+    pub started: Instant,
+    /// Wakes the main thread when a connection begins.
+    pub bell: Bell,
 }
 
 /// How other threads reach a worker.
@@ -48,10 +54,11 @@ pub struct Seat {
     pub epoll: Epoll,
     /// The worker's own listeners, one for each address family.
     pub listeners: Vec<OwnedFd, 2>,
-    wake: EventFd,
+    /// Wakes the worker when its first connection begins: then there are deadlines to watch.
+    bell: Bell,
     connections: AtomicU32,
-    /// Waits without a time limit, having no connections.
-    asleep: AtomicBool,
+    /// Bytes that the worker has moved.
+    pub moved: Tally,
 }
 
 /// What an epoll event is about.
@@ -97,10 +104,7 @@ impl From<u64> for Token {
 impl Seat {
     pub fn new(queue: BorrowedFd, listeners: Vec<OwnedFd, 2>) -> Result<Seat, Errno> {
         let epoll = Epoll::new(EpollCreateFlags::EPOLL_CLOEXEC)?;
-        let wake = EventFd::from_flags(EfdFlags::EFD_CLOEXEC | EfdFlags::EFD_NONBLOCK)?;
-        // Edge-triggered: each write reports once and nothing needs to be read.
-        let once = EpollFlags::EPOLLIN | EpollFlags::EPOLLET;
-        epoll.add(&wake, EpollEvent::new(once, WAKE))?;
+        let bell = Bell::new(&epoll, WAKE)?;
         // The kernel wakes one worker for a packet.
         let exclusive = EpollFlags::EPOLLIN | EpollFlags::EPOLLEXCLUSIVE;
         epoll.add(queue, EpollEvent::new(exclusive, QUEUE))?;
@@ -108,23 +112,16 @@ impl Seat {
             let token = Token::Listener(index).into();
             epoll.add(listener, EpollEvent::new(EpollFlags::EPOLLIN, token))?;
         }
-        let connections = AtomicU32::new(0);
-        Ok(Seat { epoll, listeners, wake, connections, asleep: AtomicBool::new(false) })
+        Ok(Seat { epoll, listeners, bell, connections: AtomicU32::new(0), moved: Tally::default() })
     }
 
     /// Blocks until something happens, at most `busy` while the worker has connections.
     pub fn wait(&self, events: &mut [EpollEvent], busy: EpollTimeout) -> usize {
-        // Sequentially consistent on both sides, so that one of the two sees the other: either this sees the
-        // connection, or the one who brings it sees that it has to wake.
-        self.asleep.store(true, Ordering::SeqCst);
-        let idle = self.connections.load(Ordering::SeqCst) == 0;
-        if !idle {
-            self.asleep.store(false, Ordering::Relaxed);
-        }
+        let idle = self.bell.may_sleep(|| self.connections.load(Ordering::SeqCst) == 0);
         let patience = if idle { EpollTimeout::NONE } else { busy };
         // EINTR is the only error that epoll_wait can have here.
         let ready = self.epoll.wait(events, patience).unwrap_or(0);
-        self.asleep.store(false, Ordering::Relaxed);
+        self.bell.awake();
         ready
     }
 
@@ -150,10 +147,8 @@ impl Pep {
         drop(slot);
         let seat = &self.workers[owner];
         seat.connections.fetch_add(1, Ordering::SeqCst);
-        if seat.asleep.swap(false, Ordering::SeqCst) {
-            // Now there are deadlines to watch. An eventfd's counter cannot overflow by ones.
-            let _ = seat.wake.write(1);
-        }
+        seat.bell.ring();
+        self.bell.ring();
         Some((id, owner))
     }
 
@@ -162,6 +157,23 @@ impl Pep {
         let seat = &self.workers[slot.worker];
         self.slots.release(id, slot);
         seat.connections.fetch_sub(1, Ordering::Relaxed);
+    }
+
+    /// Lets a queued packet go on to where it was going.
+    pub fn pass(&self, packet_id: u32, why: Passed) {
+        self.counts.passed(why).add(1);
+        self.verdicts.pass(packet_id);
+    }
+
+    /// Bytes moved since the start, from clients to servers and from servers to clients.
+    pub fn bytes(&self) -> [u64; 2] {
+        let [mut up, mut down] = [0u64; 2];
+        for seat in &self.workers {
+            let moved = seat.moved.get();
+            up += moved[0];
+            down += moved[1];
+        }
+        [up, down]
     }
 }
 

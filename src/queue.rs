@@ -27,6 +27,8 @@ const RECEIVE_BUFFER: usize = 1 << 20;
 pub struct SynQueue {
     queue: Queue,
     number: u16,
+    /// The number of the packet before. The kernel numbers them from 1 on.
+    last_id: u32,
 }
 
 pub struct Verdicts {
@@ -60,7 +62,7 @@ pub fn bind(number: u16, max_len: u32) -> Result<(SynQueue, Verdicts), Error> {
     // At worst the kernel's default stays, and a burst passes direct by fail-open.
     let _ = setsockopt(&socket, sockopt::RcvBufForce, &RECEIVE_BUFFER);
     queue.set_nonblocking(true);
-    Ok((SynQueue { queue, number }, Verdicts { socket, number }))
+    Ok((SynQueue { queue, number, last_id: 0 }, Verdicts { socket, number }))
 }
 
 /// nfq keeps its socket to itself. The kernel gives a new file the lowest free number (open(2)), so while
@@ -78,6 +80,9 @@ fn open() -> io::Result<(Queue, OwnedFd)> {
 /// A packet that waits for its verdict.
 pub struct Queued {
     pub id: u32,
+    /// Packets since the one before that did not get here: the socket had no room, and the kernel has let them
+    /// pass (fail-open).
+    pub missed: u32,
     pub mark: u32,
     /// From the first octet of the IP header.
     pub bytes: heapless::Vec<u8, { COPY_RANGE as usize }>,
@@ -89,8 +94,12 @@ impl SynQueue {
         loop {
             match self.queue.recv() {
                 Ok(message) => {
+                    let id = message.get_packet_id();
+                    let missed = id.wrapping_sub(self.last_id).wrapping_sub(1);
+                    self.last_id = id;
                     return Some(Queued {
-                        id: message.get_packet_id(),
+                        id,
+                        missed,
                         mark: message.get_nfmark(),
                         // Empty if the kernel has copied more than it was asked for: that passes as malformed.
                         bytes: heapless::Vec::from_slice(message.get_payload()).unwrap_or_default(),

@@ -141,6 +141,11 @@ impl Connection {
         self.legs[side as usize].note(events);
     }
 
+    /// The server leg is up. (The client leg was accepted.)
+    pub fn is_established(&self) -> bool {
+        self.legs[Side::Server as usize].connected
+    }
+
     /// Exactly one direction has ended.
     pub fn is_half_closed(&self) -> bool {
         self.flows[0].ended != self.flows[1].ended
@@ -151,8 +156,7 @@ impl Connection {
     pub fn is_overdue(&mut self) -> bool {
         let moved = self.mark_progress();
         let waits = |leg: &Leg| sys::unacknowledged(leg.socket.as_fd()).is_ok_and(|bytes| bytes > 0);
-        !self.legs[Side::Server as usize].connected
-            || self.is_half_closed() && !moved && !self.legs.iter().any(waits)
+        !self.is_established() || self.is_half_closed() && !moved && !self.legs.iter().any(waits)
     }
 
     /// Whether bytes were moved since the last call.

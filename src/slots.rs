@@ -92,6 +92,7 @@ pub struct Slots {
     /// For pending slots: a hash of client address and server, so that a search locks only likely slots.
     tags: Box<[AtomicU32]>,
     used: AtomicU32,
+    peak: AtomicU32,
 }
 
 impl Slots {
@@ -106,6 +107,7 @@ impl Slots {
             pending: Bitmap::new(capacity, false),
             tags: (0..capacity).map(|_| AtomicU32::new(0)).collect(),
             used: AtomicU32::new(0),
+            peak: AtomicU32::new(0),
         }
     }
 
@@ -114,13 +116,21 @@ impl Slots {
     }
 
     pub fn used(&self) -> usize {
-        self.used.load(Ordering::Relaxed) as usize
+        // Sequentially consistent, as is the change in `claim`: see `Bell::may_sleep`.
+        self.used.load(Ordering::SeqCst) as usize
+    }
+
+    #[expect(dead_code, reason = "the control socket, which comes next, reads it")]
+    /// The most that were ever in use at a time.
+    pub fn peak(&self) -> usize {
+        self.peak.load(Ordering::Relaxed) as usize
     }
 
     /// A free slot, marked pending for `endpoints` and locked. `None`: all are in use.
     pub fn claim(&self, endpoints: Endpoints) -> Option<(SlotId, MutexGuard<'_, Slot>)> {
         let index = self.free.take_lowest()?;
-        self.used.fetch_add(1, Ordering::Relaxed);
+        let used = self.used.fetch_add(1, Ordering::SeqCst) + 1;
+        self.peak.fetch_max(used, Ordering::Relaxed);
         self.busy.insert(index);
         let mut slot = self.lock_index(index);
         slot.endpoints = Some(endpoints);

@@ -11,11 +11,12 @@ use std::time::{Duration, Instant};
 use heapless::Vec;
 use nix::sys::epoll::EpollFlags;
 
+use crate::counts::Passed;
 use crate::pep::{Handshake, Pep};
 use crate::queue::Queued;
 use crate::relay::{Leg, Side};
 use crate::slots::{Endpoints, Held, Stage};
-use crate::syn::{self, Syn};
+use crate::syn::{self, Pass, Syn};
 use crate::{handshake, legs, log};
 
 /// A client repeats its SYN after one second (RFC 6298). One that comes sooner after the injection was under
@@ -34,10 +35,14 @@ pub fn queued(pep: &Pep, taker: usize) {
         let Some(packet) = pep.queue.lock().ok().and_then(|mut queue| queue.as_mut()?.next()) else {
             return;
         };
+        pep.counts.seen.add(1);
+        if packet.missed > 0 {
+            pep.counts.passed(Passed::FailOpen).add(packet.missed);
+        }
         match syn::parse(&packet.bytes) {
             Ok(syn) => steal(pep, taker, &syn, packet),
             Err(reason) => {
-                pep.verdicts.pass(packet.id);
+                pep.pass(packet.id, untouched(reason));
                 log::connection(format_args!("passed a packet: {reason:?}"));
             }
         }
@@ -52,15 +57,18 @@ fn steal(pep: &Pep, taker: usize, syn: &Syn, mut packet: Queued) {
         match &slot.stage {
             Stage::Injected(it) if it.at.elapsed() > REPEATED_IN_VAIN => {
                 pep.release(id, slot);
-                pep.verdicts.pass(packet.id);
+                pep.pass(packet.id, Passed::Undelivered);
                 warn_undelivered(pep);
             }
-            _ => pep.verdicts.drop(packet.id),
+            _ => {
+                pep.counts.repeated.add(1);
+                pep.verdicts.drop(packet.id);
+            }
         }
         return;
     }
     let Some((id, owner)) = pep.claim(endpoints, taker) else {
-        pep.verdicts.pass(packet.id);
+        pep.pass(packet.id, Passed::Full);
         return warn_full(pep);
     };
     note_room(pep);
@@ -70,13 +78,13 @@ fn steal(pep: &Pep, taker: usize, syn: &Syn, mut packet: Queued) {
         Ok(server)
     });
     let Some(mut slot) = pep.slots.lock(id) else {
-        return pep.verdicts.pass(packet.id);
+        return pep.pass(packet.id, Passed::Ending);
     };
     let server = match dialled {
         Ok(server) => server,
         Err(errno) => {
             pep.release(id, slot);
-            pep.verdicts.pass(packet.id);
+            pep.pass(packet.id, Passed::because(errno));
             return log::connection(format_args!("passed {endpoints}: {}", errno.desc()));
         }
     };
@@ -100,16 +108,25 @@ fn steal(pep: &Pep, taker: usize, syn: &Syn, mut packet: Queued) {
     log::connection(format_args!("stole {endpoints}"));
 }
 
+fn untouched(reason: Pass) -> Passed {
+    match reason {
+        Pass::Signed => Passed::Signed,
+        Pass::CarriesData => Passed::Data,
+        Pass::Malformed | Pass::Unusual | Pass::NotSyn | Pass::TooLong => Passed::Unusual,
+    }
+}
+
 /// The daemon is to end: what waits in the queue or in a slot goes on direct, and so does what comes later.
 pub fn stop(pep: &Pep) {
     let Some(mut queue) = pep.queue.lock().ok().and_then(|mut queue| queue.take()) else {
         return;
     };
     while let Some(packet) = queue.next() {
-        pep.verdicts.pass(packet.id);
+        pep.counts.seen.add(1);
+        pep.pass(packet.id, Passed::Ending);
     }
     for (id, slot) in pep.slots.in_use() {
-        handshake::pass_held(pep, id, slot);
+        handshake::pass_held(pep, id, slot, Passed::Ending);
     }
     queue.unbind();
 }

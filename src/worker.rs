@@ -13,6 +13,7 @@ use std::time::{Duration, Instant};
 use nix::errno::Errno;
 use nix::sys::epoll::{EpollEvent, EpollFlags, EpollTimeout};
 
+use crate::counts::Passed;
 use crate::pep::{Pep, Seat, Token};
 use crate::relay::{Means, Outcome, Side};
 use crate::slots::{Slot, SlotId, Stage};
@@ -132,7 +133,13 @@ impl<'a> Worker<'a> {
         let Stage::Relaying(connection) = stage else {
             return;
         };
-        match connection.pump(&mut self.means) {
+        let [up, down] = connection.bytes();
+        let outcome = connection.pump(&mut self.means);
+        let after = connection.bytes();
+        if after != [up, down] {
+            self.pep.workers[self.index].moved.add([after[0] - up, after[1] - down]);
+        }
+        match outcome {
             Outcome::Idle => {
                 if connection.is_half_closed() && deadline.is_none() {
                     connection.mark_progress();
@@ -157,6 +164,9 @@ impl<'a> Worker<'a> {
         let mut bytes = [0; 2];
         if let Stage::Relaying(connection) = &mut slot.stage {
             bytes = connection.bytes();
+            if !connection.is_established() {
+                self.pep.counts.connects_failed.add(1);
+            }
             connection.give_back_pipes(&mut self.means.pipes);
         }
         self.pep.release(id, slot);
@@ -174,7 +184,7 @@ impl<'a> Worker<'a> {
             }
             match &mut slot.stage {
                 Stage::Free | Stage::Dialling(_) => {}
-                Stage::Held(_) => handshake::pass_held(self.pep, id, slot),
+                Stage::Held(_) => handshake::pass_held(self.pep, id, slot, Passed::Timeout),
                 Stage::Injected(_) => self.end(id, slot, "not completed by the client"),
                 Stage::Relaying(connection) => {
                     if connection.is_overdue() {

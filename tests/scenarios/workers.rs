@@ -28,13 +28,14 @@ fn connections_are_spread_evenly() {
     bed.check_nothing_left(V4);
 }
 
-/// Watched descriptors by worker: the epoll instances that watch a listener; main's watches only its signals.
+/// Watched descriptors by worker: the epoll instances with an event that means to wake a worker (`Token::Wake`).
 fn watched(pid: u32) -> BTreeMap<String, usize> {
     let files = fs::read_dir(format!("/proc/{pid}/fdinfo")).expect("fdinfo").flatten();
     let counts = files.filter_map(|file| {
         let info = fs::read_to_string(file.path()).ok()?;
         let count = info.lines().filter(|line| line.starts_with("tfd:")).count();
-        (count > 1).then(|| (file.file_name().to_string_lossy().into_owned(), count))
+        info.contains("data: ffffffffffffffff")
+            .then(|| (file.file_name().to_string_lossy().into_owned(), count))
     });
     counts.collect()
 }

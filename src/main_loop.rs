@@ -1,0 +1,108 @@
+//! What the main thread does once the workers run: waits for signals, and once a second, while connections live,
+//! takes a sample of what they do.
+//!
+//! A daemon without connections sleeps until something happens: the bell wakes it with the first connection.
+#![forbid(unsafe_code)]
+
+use std::time::{Duration, Instant};
+
+use nix::errno::Errno;
+use nix::sys::epoll::{Epoll, EpollCreateFlags, EpollEvent, EpollFlags, EpollTimeout};
+use nix::sys::signal::{SigSet, Signal};
+use nix::sys::signalfd::{SfdFlags, SignalFd};
+
+use crate::bell::Bell;
+use crate::pep::Pep;
+use crate::samples::Samples;
+
+/// What an event of the main thread's epoll is about.
+const SIGNALS: u64 = 0;
+const BELL: u64 = 1;
+
+/// Events fetched at once.
+const BATCH: usize = 16;
+
+pub struct MainLoop {
+    epoll: Epoll,
+    signals: SignalFd,
+    samples: Samples,
+}
+
+impl MainLoop {
+    /// Blocks the signals that this thread waits for. To be called before any thread starts, which inherits the mask.
+    pub fn new() -> Result<MainLoop, Errno> {
+        let mask: SigSet = [Signal::SIGTERM, Signal::SIGINT, Signal::SIGHUP].into_iter().collect();
+        mask.thread_block()?;
+        let signals = SignalFd::with_flags(&mask, SfdFlags::SFD_CLOEXEC | SfdFlags::SFD_NONBLOCK)?;
+        let epoll = Epoll::new(EpollCreateFlags::EPOLL_CLOEXEC)?;
+        epoll.add(&signals, EpollEvent::new(EpollFlags::EPOLLIN, SIGNALS))?;
+        Ok(MainLoop { epoll, signals, samples: Samples::new(Instant::now()) })
+    }
+
+    /// By which other threads wake this one.
+    pub fn bell(&self) -> Result<Bell, Errno> {
+        Bell::new(&self.epoll, BELL)
+    }
+
+    /// Works until SIGTERM or SIGINT comes (true), until `deadline` or until `done` (false); SIGHUP is reserved.
+    pub fn run(&mut self, pep: &Pep, deadline: Option<Instant>, done: impl Fn() -> bool) -> bool {
+        while !done() && deadline.is_none_or(|deadline| Instant::now() < deadline) {
+            if self.turn(pep, deadline) {
+                return true;
+            }
+        }
+        false
+    }
+
+    /// Waits once; whether a signal says that it is time to end.
+    fn turn(&mut self, pep: &Pep, deadline: Option<Instant>) -> bool {
+        let still = self.samples.is_still();
+        let idle = pep.bell.may_sleep(|| still && pep.slots.used() == 0);
+        let until = match idle {
+            true => deadline,
+            false => Some(deadline.map_or(self.samples.due(), |deadline| deadline.min(self.samples.due()))),
+        };
+        let mut events = [EpollEvent::empty(); BATCH];
+        // A failed wait is an interrupted one; the caller waits again.
+        let ready = self.epoll.wait(&mut events, timeout(until)).unwrap_or(0);
+        pep.bell.awake();
+        if idle {
+            self.samples.pass_over(Instant::now());
+        }
+        let mut ending = false;
+        for event in &events[..ready] {
+            match event.data() {
+                SIGNALS => ending |= self.end_is_asked_for(),
+                // What it rings for is looked at each time.
+                BELL => {}
+                _ => {}
+            }
+        }
+        let now = Instant::now();
+        if now >= self.samples.due() {
+            self.second(pep, now);
+        }
+        ending
+    }
+
+    /// What is due once a second while connections live.
+    fn second(&mut self, pep: &Pep, now: Instant) {
+        self.samples.take(now, pep.bytes(), pep.slots.used() as u32);
+    }
+
+    fn end_is_asked_for(&self) -> bool {
+        match self.signals.read_signal() {
+            Ok(Some(signal)) => signal.ssi_signo != Signal::SIGHUP as u32,
+            _ => false,
+        }
+    }
+}
+
+/// In whole milliseconds, rounded up: a timeout that came early would only be waited for again.
+fn timeout(until: Option<Instant>) -> EpollTimeout {
+    let Some(until) = until else {
+        return EpollTimeout::NONE;
+    };
+    let left = until.saturating_duration_since(Instant::now()) + Duration::from_micros(999);
+    EpollTimeout::try_from(left).unwrap_or(EpollTimeout::MAX)
+}
