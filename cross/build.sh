@@ -1,13 +1,15 @@
 #!/bin/sh
 # SPDX-License-Identifier: MIT OR Apache-2.0
 #
-# cross/build.sh [--static | --unit-tests] TARGET...
+# cross/build.sh [--static | --unit-tests | --scenarios | --example NAME] TARGET...
 #
 # Builds pepsal for routers, without a container engine. For each TARGET:
 #   (no option)    target/TARGET/release/pepsal      what the packages ship: small, stripped, linked against the
 #                                                    musl that every OpenWrt router has
 #   --static       target/TARGET/static/pepsal       needs nothing on the machine: for an initramfs or a chroot
 #   --unit-tests   target/TARGET/static/unit-tests   the unit tests, to be run on the target or under qemu-user
+#   --scenarios    target/TARGET/static/scenarios    the tests of tests/scenarios, to be run on the target
+#   --example NAME target/TARGET/static/NAME         an example of Cargo.toml: what tests run on the target
 #
 # README.md beside this file tells why it is done this way and what each step saves. Whatever is missing is fetched
 # with apt-get and pip, into target/cross/; the Rust toolchain is used as it is and not changed. Two checkouts of the
@@ -32,17 +34,23 @@ die() {
     exit 1
 }
 usage() {
-    printf 'usage: %s [--static | --unit-tests] TARGET...\nTARGET: %s\n' "$0" "$known" >&2
+    printf 'usage: %s [--static | --unit-tests | --scenarios | --example NAME] TARGET...\nTARGET: %s\n' "$0" "$known" >&2
     exit 2
 }
 
 # shellcheck source=tests/setup.sh
 . "$top/tests/setup.sh"
 
-mode=dynamic what=program
+# What cargo is asked for, and its file beside the program of routers.
+mode=dynamic what=program kind=--bin name=pepsal file=pepsal
 case ${1:-} in
 --static) mode=static && shift ;;
---unit-tests) mode=static what=tests && shift ;;
+--unit-tests) mode=static what=tests file=unit-tests && shift ;;
+--scenarios) mode=static what=tests kind=--test name=scenarios file=scenarios && shift ;;
+--example)
+    [ $# -gt 1 ] || usage
+    mode=static kind=--example name=$2 file=$2 && shift 2
+    ;;
 -*) usage ;;
 esac
 [ $# -gt 0 ] || usage
@@ -185,17 +193,17 @@ make_libraries() {
         cd "$libraries"
         export ZIG_GLOBAL_CACHE_DIR="$libraries/cache" ZIG_LOCAL_CACHE_DIR="$libraries/cache" ZIG_VERBOSE_LINK=1
         echo 'int main(void) { return 0; }' >main.c
-        for kind in dynamic static; do
+        for linked in dynamic static; do
             pie=''
-            [ $kind = static ] || pie=-pie
+            [ $linked = static ] || pie=-pie
             # shellcheck disable=SC2086 # no word when static
-            "$zig" cc -target "$zig_target" "-mcpu=$cpu" "-$kind" $pie -Os main.c -o main 2>log || {
+            "$zig" cc -target "$zig_target" "-mcpu=$cpu" "-$linked" $pie -Os main.c -o main 2>log || {
                 tail -n 5 log >&2
                 exit 1
             }
             for word in $(grep '^ld.lld' log | tail -n 1); do
                 case $word in
-                */crt1.o | */Scrt1.o | */libc.so | */libc.a | */libzigc.a | */libcompiler_rt.a) cp "$word" $kind/ ;;
+                */crt1.o | */Scrt1.o | */libc.so | */libc.a | */libzigc.a | */libcompiler_rt.a) cp "$word" $linked/ ;;
                 esac
             done
         done
@@ -242,25 +250,29 @@ build() {
     export "$linker=$here/link.sh"
     export PEPSAL_ZIG="$zig" PEPSAL_LIBRARIES="$libraries" PEPSAL_MODE="$mode" PEPSAL_EMULATION="$emulation" \
         PEPSAL_ENTRY="$entry" PEPSAL_HASH="$hash" PEPSAL_LOADER="$loader"
-    set -- "$1" --quiet --locked --manifest-path "$top/Cargo.toml" --target "$1" --target-dir "$build" --bin pepsal
+    set -- "$1" --quiet --locked --manifest-path "$top/Cargo.toml" --target "$1" --target-dir "$build" \
+        $kind "$name"
     target=$1
     shift
     out=$top/target/$target/release/pepsal
-    [ $mode = dynamic ] || out=$top/target/$target/static/pepsal
+    [ $mode = dynamic ] || out=$top/target/$target/static/$file
 
     # -Z needs this with a stable compiler.
     export RUSTC_BOOTSTRAP=1
     unset RUSTFLAGS
     if [ $what = tests ]; then
+        # dev: the daemon, which cargo builds along with the scenarios.
         CARGO_ENCODED_RUSTFLAGS=$flags cargo test "$@" --no-run -Z build-std=std,panic_abort,test \
-            -Z panic-abort-tests --config 'profile.test.panic="abort"' --config profile.test.debug=false \
-            --config profile.test.opt-level=1 --message-format=json >"$build/messages"
-        result=$(sed -n 's/.*"executable":"\([^"]*\)".*/\1/p' "$build/messages" | tail -n 1)
-        out=$top/target/$target/static/unit-tests
+            -Z panic-abort-tests --config 'profile.dev.panic="abort"' --config 'profile.test.panic="abort"' \
+            --config profile.test.debug=false --config profile.test.opt-level=1 --message-format=json-render-diagnostics >"$build/messages"
+        result=$(sed -n '/"test":true/s/.*"executable":"\([^"]*\)".*/\1/p' "$build/messages" | tail -n 1)
     else
         CARGO_ENCODED_RUSTFLAGS=$flags cargo build "$@" --profile openwrt -Z build-std=std,panic_abort \
             -Z build-std-features=optimize_for_size
-        result=$build/$target/openwrt/pepsal
+        case $kind in
+        --example) result=$build/$target/openwrt/examples/$name ;;
+        *) result=$build/$target/openwrt/$name ;;
+        esac
     fi
     [ -x "$result" ] || die "cargo left no program for $target"
     mkdir -p "$(dirname "$out")"

@@ -57,8 +57,9 @@ skip() {
 # Daemon, scenarios and traffic for ARCH, linked statically, and the machine to run them on.
 build() { # ARCH
     target=$(target_of "$1") || exit 2
-    for what in --static --load --scenarios; do
-        if [ $what = --scenarios ]; then case ,$parts, in *,scenarios,*) ;; *) continue ;; esac fi
+    for what in --static '--example load' --scenarios; do
+        if [ "$what" = --scenarios ]; then case ,$parts, in *,scenarios,*) ;; *) continue ;; esac fi
+        # shellcheck disable=SC2086 # words
         nice cross/build.sh $what "$target" >"$work/build" 2>&1 || {
             tail -n 30 "$work/build" >&2
             skip "cross/build.sh $what $target has failed"

@@ -3,7 +3,7 @@
 
 use std::io::{Read, Write};
 use std::net::Shutdown;
-use std::sync::atomic::{AtomicBool, AtomicU64, Ordering::Relaxed};
+use std::sync::atomic::{AtomicBool, AtomicU32, Ordering::Relaxed};
 use std::thread;
 use std::time::Duration;
 
@@ -59,11 +59,11 @@ fn both_directions_at_once(family: Family, handshake: Handshake) {
 
 /// All are connected before the first byte flows, so that all are relayed at the same time.
 fn many_connections(family: Family, handshake: Handshake) {
-    const COUNT: u64 = 200;
+    const COUNT: u32 = 200;
     let length = 256 * KIB / u64::from(slowness());
     let mut bed = Bed::started(handshake, &[]);
     let listener = bed.listen(family);
-    let (connected, stray) = (AtomicU64::new(0), AtomicU64::new(0));
+    let (connected, stray) = (AtomicU32::new(0), AtomicU32::new(0));
     let done = AtomicBool::new(false);
 
     thread::scope(|scope| {
@@ -92,7 +92,7 @@ fn many_connections(family: Family, handshake: Handshake) {
         });
         let _ending = SetOnDrop(done);
         thread::scope(|clients| {
-            for seed in 1..=COUNT {
+            for seed in (1..=COUNT).map(u64::from) {
                 clients.spawn(move || {
                     let client = bed.connect(listener.address).expect("connect");
                     connected.fetch_add(1, Relaxed);

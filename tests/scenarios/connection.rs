@@ -82,7 +82,7 @@ pub fn dial_within(
         .expect("a TCP socket");
     // Not the machine's default: BBR's pacing would be measured along with everything.
     setsockopt(&socket, sockopt::TcpCongestion, &"cubic".into()).expect("cubic");
-    let seconds = i64::try_from(within.as_secs()).expect("a bound in seconds");
+    let seconds = within.as_secs().try_into().expect("a bound in seconds");
     setsockopt(&socket, sockopt::SendTimeout, &TimeVal::new(seconds, 0)).expect("a bound on connect");
     prepare(&socket);
     match connect(socket.as_raw_fd(), &SockaddrStorage::from(to)) {

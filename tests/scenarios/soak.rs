@@ -6,7 +6,7 @@
 
 use std::io::{ErrorKind, Read, Write};
 use std::net::{Shutdown, SocketAddr, TcpStream};
-use std::sync::atomic::{AtomicBool, AtomicU64, Ordering::Relaxed};
+use std::sync::atomic::{AtomicBool, AtomicU32, Ordering::Relaxed};
 use std::thread;
 use std::time::{Duration, Instant};
 
@@ -17,7 +17,7 @@ use crate::stream::{End, KIB, MIB, Random, end, receive_all, receive_some, send,
 
 four_ways!(soak);
 
-const COUNT: u64 = 500;
+const COUNT: u32 = 500;
 /// Clients at a time; each has up to one connection.
 const CLIENTS: u64 = 64;
 
@@ -79,7 +79,7 @@ fn soak(family: Family, handshake: Handshake) {
     // Fewer slots than clients: at times some connections go direct, and the same must hold for them.
     let listeners = [bed.listen(family), bed.listen(other)];
     let closed = [bed.closed_port(family), bed.closed_port(other)];
-    let (next, stolen, done) = (AtomicU64::new(0), AtomicU64::new(0), AtomicBool::new(false));
+    let (next, stolen, done) = (AtomicU32::new(0), AtomicU32::new(0), AtomicBool::new(false));
     let start = Instant::now();
 
     thread::scope(|scope| {
@@ -98,7 +98,7 @@ fn soak(family: Family, handshake: Handshake) {
                         }
                         // Mostly of one family, now and then of the other.
                         let which = usize::from(number.is_multiple_of(5));
-                        run_client(number, listeners[which].address, closed[which]);
+                        run_client(number.into(), listeners[which].address, closed[which]);
                     }
                 });
             }
@@ -109,11 +109,11 @@ fn soak(family: Family, handshake: Handshake) {
     bed.check_all_slots(family, 48);
 }
 
-fn serve(listener: &Listener, stolen: &AtomicU64, done: &AtomicBool) {
+fn serve(listener: &Listener, stolen: &AtomicU32, done: &AtomicBool) {
     thread::scope(|scope| {
         while !done.load(Relaxed) {
             let Some((stream, peer)) = listener.accept_within(Duration::from_millis(100)) else { continue };
-            stolen.fetch_add(u64::from([V4, V6].map(Family::router_wan).contains(&peer.ip())), Relaxed);
+            stolen.fetch_add(u32::from([V4, V6].map(Family::router_wan).contains(&peer.ip())), Relaxed);
             scope.spawn(move || {
                 let mut number = [0; 8];
                 // A client that resets may take its number back.
