@@ -70,7 +70,7 @@ pub struct Run {
     #[argh(option, arg_name = "server|client", default = "Side::Server", from_str_fn(side))]
     pub satellite: Side,
 
-    /// congestion control of the satellite leg (the system's)
+    /// congestion control of the satellite leg (hybla or bbr, if there)
     #[argh(option, short = 'C', arg_name = "NAME")]
     pub congestion: Option<String>,
 

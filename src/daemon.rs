@@ -26,7 +26,7 @@ use crate::main_loop::MainLoop;
 use crate::pep::{Pep, Seat};
 use crate::pipes::MAX_PIPES;
 use crate::queue;
-use crate::satellite::Satellite;
+use crate::satellite::{Link, Satellite};
 use crate::slots::Slots;
 use crate::tun::Tun;
 use crate::worker::Worker;
@@ -55,12 +55,13 @@ pub fn run(options: &Run) -> Result<(), Error> {
         spawn("worker", move || Worker::new(&pep, index).run())?;
     }
     log::notice(format_args!(
-        "ready: {} slots, {} workers, queue {}, port {}, device {}",
+        "ready: {} slots, {} workers, queue {}, port {}, device {}, {}",
         options.max_conns,
         pep.workers.len(),
         options.queue,
         options.port,
         options.device,
+        pep.legs.satellite,
     ));
     #[cfg(feature = "count-allocations")]
     let before = crate::sys::allocations::count();
@@ -74,16 +75,15 @@ pub fn run(options: &Run) -> Result<(), Error> {
 
 fn prepare(options: &Run, bell: Bell) -> Result<Pep, Error> {
     let leg_options = LegOptions {
-        satellite: Satellite {
+        satellite: Satellite::derive(&Link {
             side: options.satellite,
-            congestion: options.congestion.clone(),
+            congestion: options.congestion.as_deref(),
             rates: [options.rate_up, options.rate_down],
             rtt: options.rtt,
             mss: options.mss,
-        },
+        })?,
         transparent: options.transparent,
     };
-    leg_options.satellite.check()?;
     let cores = || thread::available_parallelism().map_or(1, |cores| cores.get().min(64));
     let threads = options.threads.unwrap_or_else(cores);
     raise_descriptor_limit(options.max_conns, threads)?;

@@ -17,6 +17,8 @@ pub enum Error {
     UnknownCongestionControl {
         name: String,
         available: String,
+        /// What brings it on OpenWrt.
+        package: Option<&'static str>,
     },
     UnknownDevice(String),
 }
@@ -40,11 +42,13 @@ impl fmt::Display for Error {
                 write!(f, "cannot {verb} {object}: {reason}")?;
                 if remedy.is_empty() { Ok(()) } else { write!(f, " ({remedy})") }
             }
-            Error::UnknownCongestionControl { name, available } => write!(
-                f,
-                "cannot use congestion control {name}: this kernel offers {available} \
-                 (install its module, on OpenWrt kmod-tcp-{name}, or name another with -C)"
-            ),
+            Error::UnknownCongestionControl { name, available, package } => {
+                write!(f, "cannot use congestion control {name}: this kernel offers {available} (")?;
+                if let Some(package) = package {
+                    write!(f, "install its module, on OpenWrt {package}, or ")?;
+                }
+                write!(f, "name another with -C)")
+            }
             Error::UnknownDevice(name) => write!(
                 f,
                 "cannot find network device {name}: no such device (name one that \

@@ -25,7 +25,7 @@ use crate::{steering, sys};
 const KEEPALIVE_IDLE: u32 = 300;
 
 /// What `run` was asked for, as far as sockets are concerned.
-#[derive(Clone, Debug)]
+#[derive(Debug)]
 pub struct LegOptions {
     pub satellite: Satellite,
     /// The server sees the client's address.
@@ -37,7 +37,7 @@ pub fn dial(syn: &Syn, mark: u32, options: &LegOptions) -> Result<OwnedFd, Errno
     let family = family_of(&syn.server);
     let leg = tcp_socket(family)?;
     set_common(&leg)?;
-    options.satellite.tune(&leg, Side::Server)?;
+    options.satellite.tune(&leg, Side::Server, family)?;
     if mark != 0 {
         setsockopt(&leg, sockopt::Mark, &mark)?;
     }
@@ -95,7 +95,7 @@ pub fn listen_at(
 fn listener(address: SocketAddr, backlog: i32, options: &LegOptions) -> Result<OwnedFd, Errno> {
     let listener = tcp_socket(family_of(&address))?;
     set_common(&listener)?;
-    options.satellite.tune(&listener, Side::Client)?;
+    options.satellite.tune(&listener, Side::Client, family_of(&address))?;
     setsockopt(&listener, sockopt::ReuseAddr, &true)?;
     setsockopt(&listener, sockopt::ReusePort, &true)?;
     bind(listener.as_raw_fd(), &SockaddrStorage::from(address))?;

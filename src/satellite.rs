@@ -1,27 +1,28 @@
 //! What TCP the leg that crosses the satellite runs, and the numbers that follow from the link's rates and
 //! round trip time.
 //!
-//! Fixed at start; any thread may tune a leg of its own. The other leg keeps the kernel's defaults, so tuning it
-//! does nothing.
+//! Derived once at start; any thread may tune a leg of its own. The other leg keeps the kernel's defaults, so
+//! tuning it does nothing.
 #![forbid(unsafe_code)]
 
 use std::ffi::OsString;
+use std::fmt;
 use std::fs;
 use std::os::fd::OwnedFd;
 
 use nix::errno::Errno;
-use nix::sys::socket::{AddressFamily, setsockopt, sockopt};
+use nix::sys::socket::{AddressFamily, getsockopt, setsockopt, sockopt};
 
 use crate::error::Error;
 use crate::legs::tcp_socket;
 use crate::relay::Side;
 use crate::sys;
 
-/// What `run` was asked for, as far as the satellite leg is concerned.
-#[derive(Clone, Debug)]
-pub struct Satellite {
+/// What `run` was told about the satellite link.
+pub struct Link<'a> {
     pub side: Side,
-    pub congestion: Option<String>,
+    /// `None`: the best that this kernel has.
+    pub congestion: Option<&'a str>,
     /// Bytes per second from client to server and from server to client.
     pub rates: [Option<u32>; 2],
     /// Round trip time in milliseconds.
@@ -30,69 +31,218 @@ pub struct Satellite {
     pub mss: Option<u32>,
 }
 
+/// Preferred where nothing was asked for: Hybla was made for satellites, BBR bears losses that are no congestion.
+const PREFERRED: [&str; 2] = ["hybla", "bbr"];
+
+/// The longest path to servers that socket buffers are made for where the satellite's own is shorter, in
+/// milliseconds: a low orbit does not bring the other side of the world nearer.
+const LONGEST_PATH: u32 = 200;
+
+/// Octets that TCP (with timestamps) and IP put before the bytes of a segment, for IPv4 and IPv6.
+const HEADERS: [u32; 2] = [52, 72];
+
+/// Octets of the packets that a path carries, unless `--mss` asks for smaller segments.
+const PACKET: u32 = 1500;
+
+#[derive(Debug)]
+pub struct Satellite {
+    side: Side,
+    /// The name, to be set on each leg unless it is the system's own choice.
+    congestion: OsString,
+    congestion_is_default: bool,
+    mss: Option<u32>,
+    /// Bytes of payload per second, over IPv4 and IPv6.
+    pace: Option<[u32; 2]>,
+    unsent: u32,
+    send_buffer: Option<usize>,
+    receive_buffer: Option<usize>,
+}
+
 impl Satellite {
-    /// Is the congestion control there?
-    pub fn check(&self) -> Result<(), Error> {
-        let Some(name) = &self.congestion else {
-            return Ok(());
+    pub fn derive(link: &Link) -> Result<Satellite, Error> {
+        let (congestion, congestion_is_default) = choose_congestion(link.congestion)?;
+        let [up, down] = link.rates;
+        let (sending, receiving) = match link.side {
+            Side::Server => (up, down),
+            Side::Client => (down, up),
         };
-        let path = "/proc/sys/net/ipv4/tcp_available_congestion_control";
-        let available = fs::read_to_string(path).unwrap_or_default();
-        if available.split_whitespace().any(|it| it == name) {
-            return Ok(());
-        }
-        // The kernel loads a module on request, so only trying tells.
-        let probe = tcp_socket(AddressFamily::Inet)
-            .and_then(|probe| setsockopt(&probe, sockopt::TcpCongestion, &OsString::from(name)));
-        probe.map_err(|_| Error::UnknownCongestionControl {
-            name: name.clone(),
-            available: available.trim().replace(' ', ", "),
+        let buffer = |rate: Option<u32>| Some(buffer_size(rate?, link.rtt?));
+        Ok(Satellite {
+            side: link.side,
+            congestion,
+            congestion_is_default,
+            mss: link.mss,
+            pace: sending.map(|rate| HEADERS.map(|headers| pace(rate, link.mss, headers))),
+            unsent: unsent(sending),
+            send_buffer: buffer(sending),
+            receive_buffer: buffer(receiving),
         })
     }
 
-    pub fn tune(&self, leg: &OwnedFd, side: Side) -> Result<(), Errno> {
+    /// To be called before the leg connects or listens: a window's scale is settled by the SYN. The legs that a
+    /// listener bears inherit all of it.
+    pub fn tune(&self, leg: &OwnedFd, side: Side, family: AddressFamily) -> Result<(), Errno> {
         if side != self.side {
             return Ok(());
         }
-        if let Some(name) = &self.congestion {
-            setsockopt(leg, sockopt::TcpCongestion, &OsString::from(name))?;
+        if !self.congestion_is_default {
+            setsockopt(leg, sockopt::TcpCongestion, &self.congestion)?;
         }
         if let Some(bytes) = self.mss {
             setsockopt(leg, sockopt::TcpMaxSeg, &bytes)?;
         }
-        let [up, down] = self.rates;
-        let (sending, receiving) = match side {
-            Side::Server => (up, down),
-            Side::Client => (down, up),
-        };
-        if let Some(rate) = sending {
-            setsockopt(leg, sys::MaxPacingRate, &rate)?;
+        if let Some([v4, v6]) = self.pace {
+            let pace = if family == AddressFamily::Inet6 { v6 } else { v4 };
+            setsockopt(leg, sys::MaxPacingRate, &pace)?;
         }
-        if let (Some(rate), Some(rtt)) = (sending, self.rtt) {
-            setsockopt(leg, sockopt::SndBufForce, &buffer_size(rate, rtt))?;
+        setsockopt(leg, sys::NotSentLowWater, &self.unsent)?;
+        if let Some(bytes) = self.send_buffer {
+            setsockopt(leg, sockopt::SndBufForce, &bytes)?;
         }
-        if let (Some(rate), Some(rtt)) = (receiving, self.rtt) {
-            setsockopt(leg, sockopt::RcvBufForce, &buffer_size(rate, rtt))?;
+        if let Some(bytes) = self.receive_buffer {
+            setsockopt(leg, sockopt::RcvBufForce, &bytes)?;
         }
         Ok(())
     }
 }
 
-/// Twice the bandwidth-delay product in bytes, within what a 32-bit kernel takes; the kernel doubles it again
-/// for its own bookkeeping (socket(7)).
-fn buffer_size(rate: u32, rtt_ms: u32) -> usize {
-    let product = u64::from(rate) * u64::from(rtt_ms) / 1000;
+/// For the log.
+impl fmt::Display for Satellite {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let side = match self.side {
+            Side::Client => "client",
+            Side::Server => "server",
+        };
+        write!(f, "satellite leg {side}, congestion control {}", self.congestion.display())?;
+        if let Some([pace, _]) = self.pace {
+            write!(f, ", at most {} kbit/s of payload", pace / 125)?;
+        }
+        Ok(())
+    }
+}
+
+/// The congestion control of the satellite leg, and whether it is the system's own choice.
+fn choose_congestion(asked: Option<&str>) -> Result<(OsString, bool), Error> {
+    let failed = |errno| Error::system("make", "a TCP socket", errno, "");
+    let probe = tcp_socket(AddressFamily::Inet).map_err(failed)?;
+    let default = getsockopt(&probe, sockopt::TcpCongestion).map_err(failed)?;
+    // The kernel loads a module on request if it has one and we have CAP_NET_ADMIN, so only trying tells.
+    let try_out = |name: &str| setsockopt(&probe, sockopt::TcpCongestion, &OsString::from(name));
+    let chosen = match asked {
+        Some(name) => {
+            try_out(name).map_err(|errno| unusable_congestion(name, errno))?;
+            OsString::from(name)
+        }
+        None => match PREFERRED.into_iter().find(|name| try_out(name).is_ok()) {
+            Some(name) => OsString::from(name),
+            None => default.clone(),
+        },
+    };
+    let is_default = chosen == default;
+    Ok((chosen, is_default))
+}
+
+fn unusable_congestion(name: &str, errno: Errno) -> Error {
+    if errno != Errno::ENOENT {
+        return Error::system("use", format!("congestion control {name}"), errno, "");
+    }
+    let available = fs::read_to_string("/proc/sys/net/ipv4/tcp_available_congestion_control");
+    let available = available.unwrap_or_default().trim().replace(' ', ", ");
+    // All that OpenWrt packs; what comes with its kernel is in the list already.
+    let package = match name {
+        "bbr" => Some("kmod-tcp-bbr"),
+        "hybla" => Some("kmod-tcp-hybla"),
+        "scalable" => Some("kmod-tcp-scalable"),
+        _ => None,
+    };
+    Error::UnknownCongestionControl { name: name.into(), available, package }
+}
+
+/// The payload's share of the link's rate, and 2 % less: the kernel paces the payload, the link carries the headers
+/// of TCP, IP and what is below too. A little less than it carries, so that its queue stays empty.
+fn pace(rate: u32, mss: Option<u32>, headers: u32) -> u32 {
+    // TCP_MAXSEG counts the option with the timestamps, 12 octets, as part of the segment.
+    let packet = mss.map_or(PACKET, |mss| (mss + headers - 12).min(PACKET));
+    let payload = u64::from(packet - headers);
+    let pace = u64::from(rate) * payload * 98 / (u64::from(packet) * 100);
+    // It is less than `rate`. The kernel takes 0 for a stop.
+    pace.max(1) as u32
+}
+
+/// Bytes that may wait unsent in the socket (TCP_NOTSENT_LOWAT; more is asked for when half is left): a tenth of a second's worth, so that a
+/// busy router comes back in time. What waits elsewhere waits in its sender.
+fn unsent(rate: Option<u32>) -> u32 {
+    rate.map_or(128 << 10, |rate| (rate / 10).clamp(64 << 10, 1 << 20))
+}
+
+/// Twice the bandwidth-delay product in bytes, within what a 32-bit kernel takes. The kernel doubles it again
+/// (socket(7)), because it counts a segment's own memory too; so twice the product is what it announces as window.
+fn buffer_size(rate: u32, rtt: u32) -> usize {
+    let product = u64::from(rate) * u64::from(rtt.max(LONGEST_PATH)) / 1000;
     (2 * product).clamp(64 << 10, 512 << 20) as usize
 }
 
 #[cfg(test)]
 mod tests {
-    use super::buffer_size;
+    use super::*;
+
+    /// Bytes per second of a rate in Mbit/s.
+    const MBIT: u32 = 125_000;
 
     #[test]
     fn buffers_hold_two_bandwidth_delay_products_and_fit_32_bits() {
-        assert_eq!(buffer_size(625_000, 600), 750_000);
+        assert_eq!(buffer_size(5 * MBIT, 600), 750_000);
+        assert_eq!(buffer_size(50 * MBIT, 600), 7_500_000);
         assert_eq!(buffer_size(1, 1), 64 << 10);
         assert_eq!(buffer_size(u32::MAX, u32::MAX), 512 << 20);
+    }
+
+    #[test]
+    fn buffers_of_a_short_link_reach_servers_that_are_far_behind_it() {
+        assert_eq!(buffer_size(50 * MBIT, 40), buffer_size(50 * MBIT, 200));
+        assert_eq!(buffer_size(50 * MBIT, 200), 2_500_000);
+    }
+
+    #[test]
+    fn the_pace_leaves_room_for_headers() {
+        // 1448 of 1500 octets and 1428 of 1500, less 2 %.
+        assert_eq!(pace(5 * MBIT, None, HEADERS[0]), 591_266);
+        assert_eq!(pace(5 * MBIT, None, HEADERS[1]), 583_100);
+        // What leaves the device with Ethernet headers is still less than the rate.
+        for headers in HEADERS {
+            let on_the_wire = u64::from(pace(5 * MBIT, None, headers)) * 1514 / u64::from(1500 - headers);
+            assert!((610_000..625_000).contains(&on_the_wire), "{on_the_wire}");
+        }
+    }
+
+    #[test]
+    fn smaller_segments_leave_more_room() {
+        assert_eq!(pace(1_000_000, Some(88), HEADERS[0]), 581_875);
+        // A larger segment than packets can be changes nothing.
+        assert_eq!(pace(1_000_000, Some(32_767), HEADERS[1]), pace(1_000_000, None, HEADERS[1]));
+    }
+
+    #[test]
+    fn the_pace_of_extreme_rates_is_neither_zero_nor_above_the_rate() {
+        assert_eq!(pace(1, Some(88), HEADERS[1]), 1);
+        assert_eq!(pace(u32::MAX, None, HEADERS[0]), 4_063_153_593);
+    }
+
+    #[test]
+    fn what_waits_unsent_is_worth_a_tenth_of_a_second() {
+        assert_eq!(unsent(None), 128 << 10);
+        assert_eq!(unsent(Some(20 * MBIT)), 250_000);
+        assert_eq!(unsent(Some(1)), 64 << 10);
+        assert_eq!(unsent(Some(u32::MAX)), 1 << 20);
+    }
+
+    #[test]
+    fn only_existing_packages_are_named() {
+        let package = |name| match unusable_congestion(name, Errno::ENOENT) {
+            Error::UnknownCongestionControl { package, .. } => package,
+            other => panic!("{other}"),
+        };
+        assert_eq!(package("hybla"), Some("kmod-tcp-hybla"));
+        assert_eq!(package("westwood"), None);
     }
 }

@@ -27,6 +27,15 @@ sockopt_impl!(
     u32
 );
 
+sockopt_impl!(
+    /// Bytes of unsent data above which the socket takes no more; tcp.rst in the kernel's documentation.
+    NotSentLowWater,
+    Both,
+    libc::IPPROTO_TCP,
+    libc::TCP_NOTSENT_LOWAT,
+    u32
+);
+
 /// A second descriptor, closed on exec, of the file that `fd` stands for; fcntl(2).
 pub fn duplicate(fd: RawFd) -> Result<OwnedFd, Errno> {
     // SAFETY: F_DUPFD_CLOEXEC takes an integer and touches no memory; a bad `fd` is EBADF.

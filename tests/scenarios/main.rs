@@ -103,4 +103,5 @@ mod refusal;
 mod reset;
 mod restart;
 mod same_port;
+mod satellite;
 mod workers;
