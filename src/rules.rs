@@ -15,9 +15,10 @@ use crate::error::Error;
 use crate::selectors::{self, Cidr};
 
 /// Mark, and routing table, of packets that go to a transparent server leg. One bit, high up, where neither
-/// mwan3 (0x3f00) nor pbr (0xff0000) keep theirs.
+/// mwan3 (0x3f00) nor pbr (0xff0000) keep theirs. busybox' ip takes tables up to 255, of which the kernel has the
+/// last three.
 const MARK: &str = "0x40000000";
-const TABLE: u32 = 5000;
+const TABLE: u32 = 250;
 
 /// Writes the script to standard output.
 pub fn print(rules: &Rules) -> Result<(), Error> {

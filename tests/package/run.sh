@@ -221,7 +221,7 @@ make_root() {
 		mkdir -p "$root${library%/*}"
 		cp -L "$library" "$root$library"
 	done
-	for applet in $("$busybox" --list); do
+	sed '/^#/d' "$here/userland/applets" | tr ' ' '\n' | while read -r applet; do
 		[ -e "$root/bin/$applet" ] || ln -s busybox "$root/bin/$applet"
 	done
 	for tool in "$here"/userland/bin/*; do
@@ -235,7 +235,7 @@ make_root() {
 	echo 'root:x:0:0:root:/root:/bin/ash' >"$root/etc/passwd"
 	echo 'pepsal:x:333:333:pepsal:/var/run/pepsal:/bin/false' >>"$root/etc/passwd"
 	printf 'root:x:0:\npepsal:x:333:\n' >"$root/etc/group"
-	mknod "$root/dev/net/tun" c 10 200
+	mknod -m 600 "$root/dev/net/tun" c 10 200
 	mknod -m 666 "$root/dev/null" c 1 3
 }
 
@@ -265,14 +265,29 @@ fresh() {
 	printf '#!/bin/sh\n' >"$root/sbin/ujail"
 	chmod 755 "$root/sbin/ujail"
 	chown root:root "$root/dev/net/tun"
+	for family in -4 -6; do
+		ip -n "$netns" "$family" rule del lookup 250 2>/dev/null
+		ip -n "$netns" "$family" route flush table 250 2>/dev/null
+	done
+	return 0
+}
+
+# As the kernel has it, down to what is the same with every version of ip.
+policy_routing() {
+	for family in -4 -6; do
+		ip -n "$netns" "$family" rule | sed -n 's/.*\(fwmark .* lookup 250\)$/\1/p'
+		ip -n "$netns" "$family" route show table 250 2>/dev/null | awk '{ print $1, $2, $3, $4 }'
+	done
 }
 
 # What was told to whom. The rules without their comments, which belong to the daemon.
 state() {
-	for file in log procd ip fw4; do
+	for file in log procd fw4; do
 		echo "== $file"
 		cat "$root/state/$file" 2>/dev/null
 	done
+	echo "== policy routing"
+	policy_routing
 	echo "== $1 of the firewall"
 	grep -v '^[[:space:]]*#' "$root/state/nft/pepsal" 2>/dev/null
 	return 0
@@ -344,11 +359,12 @@ reload_leaves_daemon_alone() {
 stop_leaves_nothing() {
 	fresh "$here/cases/transparent.pepsal"
 	service start
-	[ "$(stat -c %G:%a "$root/dev/net/tun")" != root:600 ] || return
+	[ "$(stat -c %g:%a "$root/dev/net/tun")" = 333:660 ] && [ "$(stat -c %g:%a "$root/var/run/pepsal")" = 333:1770 ] &&
+		[ "$(policy_routing | wc -l)" = 4 ] || return
 	service stop
 	state rules
 	nothing_runs && ! [ -e "$root/state/procd" ] && [ "$(stat -c %g "$root/dev/net/tun")" = 0 ] &&
-		[ "$(grep -c ' add ' "$root/state/ip")" = "$(grep -c ' del ' "$root/state/ip")" ]
+		[ -z "$(policy_routing)" ]
 }
 
 disabled() {
@@ -357,6 +373,37 @@ disabled() {
 	sed -i "s/enabled '1'/enabled '0'/" "$root/state/uci/pepsal"
 	service reload
 	nothing_runs && [ ! -s "$root/state/log" ] && grep -q '^reload on config pepsal' "$root/state/procd"
+}
+
+# Every option that the init script knows and that can be wrong has a case of that.
+every_option_is_tried() {
+	sed -n "/^[A-Z]*_OPTIONS='/,/'\$/{ s/^\([A-Z]*\)_OPTIONS='/\1/p; s/^\t\([a-z_]*\):.*/\1/p; }" \
+		"$top/openwrt/pepsal/files/pepsal.init" | while read -r word; do
+		case "$word" in
+		MAIN) section=main ;;
+		LINK) section=sat ;;
+		EXCLUDE) section='ex' ;;
+		name | comment) ;;
+		*) grep -q "^$section $word " "$here/cases/malformed" || echo "$section.$word" ;;
+		esac
+	done >"$work/untried"
+	cat "$work/untried"
+	[ ! -s "$work/untried" ] && [ "$(wc -l <"$here/cases/malformed")" -gt 50 ]
+}
+
+# What procd would start is what the daemon understands: it runs until it is stopped, or names what this machine lacks.
+daemon_takes_the_command_line() {
+	fresh "$here/cases/all-options.pepsal"
+	service start
+	command="$(sed -n 's/^command //p; s/^append command //p' "$root/state/procd" | tr '\n' ' ')"
+	echo "$command"
+	# shellcheck disable=SC2016,SC2086 # for the shell inside; words
+	ip netns exec "$netns" sh -c '
+		mount --bind /proc "$1/proc" && exec timeout -k 5 1 chroot "$@"' sh "$root" $command
+	case "$?" in
+	1 | 124) ;;
+	*) return 1 ;;
+	esac
 }
 
 # default_config: as installed it is off, and one option makes it run
@@ -459,7 +506,7 @@ no_tun() {
 	fresh "$here/cases/one-lan-one-wan.pepsal"
 	rm "$root/dev/net/tun"
 	service start
-	mknod "$root/dev/net/tun" c 10 200
+	mknod -m 600 "$root/dev/net/tun" c 10 200
 	nothing_runs && grep -q kmod-tun "$root/state/log"
 }
 
@@ -493,7 +540,7 @@ else
 	done
 	make_root
 
-	for case in one-lan-one-wan lan-and-guest two-wans ipv6-only exclusions transparent zone-devices; do
+	for case in one-lan-one-wan lan-and-guest two-wans ipv6-only exclusions transparent zone-devices all-options; do
 		check "rules and instance: $case" golden "$case"
 	done
 	while read -r section option value; do
@@ -502,6 +549,8 @@ else
 		esac
 		check "malformed: $section.$option=$value" malformed "$section" "$option" "$value"
 	done <"$here/cases/malformed"
+	check 'every option has a malformed case' every_option_is_tried
+	check 'daemon takes the command line' daemon_takes_the_command_line
 	check 'reload leaves the daemon alone' reload_leaves_daemon_alone
 	check 'stop leaves nothing' stop_leaves_nothing
 	check 'switched off' disabled

@@ -3,6 +3,14 @@
 
 _network_field() {
 	local value
+
+	# The real one would make a variable of the name, and then end the script or answer nonsense.
+	case "$2" in
+	*[!A-Za-z0-9_]*)
+		echo "network.sh: bad variable name $2" >>/state/log
+		exit 2
+		;;
+	esac
 	value="$(awk -v name="$2" -v field="$3" '$1 == name && $field != "-" { print $field }' /state/interfaces)"
 	eval "$1=\"\$value\""
 	[ -n "$value" ]
