@@ -170,6 +170,30 @@ usage_of_ipk() {
 	! pack vax "$work/first" && ! "$top/openwrt/ipk.sh" mips_24kc && ! PEPSAL_BIN=/nonexistent pack mips_24kc "$work/first"
 }
 
+# LuCI's package has the files of its folder and no more, for everybody to read, and its version is the service's.
+luci_contents() {
+	luci="$(pack all "$work/luci")" && mkdir -p "$work/luci/control" "$work/luci/data" || return
+	tar -xzf "$luci" -C "$work/luci"
+	tar -xzf "$work/luci/control.tar.gz" -C "$work/luci/control"
+	tar -xpzf "$work/luci/data.tar.gz" -C "$work/luci/data"
+	cat "$work/luci/control/control"
+	(
+		cd "$top/openwrt/luci-app-pepsal" || exit
+		find htdocs root ucode -type f 2>/dev/null | sed 's|^htdocs/|./www/|; s|^root/|./|; s|^ucode/|./usr/share/ucode/luci/|' | sort
+	) >"$work/luci/wanted"
+	(cd "$work/luci/data" && find . -type f | sort) | diff "$work/luci/wanted" - &&
+		[ -z "$(find "$work/luci/data" \( -type d ! -perm 755 -o -type f ! -perm 644 -a -type f ! -perm 755 \) -print)" ] &&
+		grep -qx "Version: $(sed -n 's/^Version: //p' "$work/ipk/control/control")" "$work/luci/control/control" &&
+		grep -qx 'Architecture: all' "$work/luci/control/control" && grep -q '^Depends: .*pepsal' "$work/luci/control/control" &&
+		busybox ash -n "$work/luci/control/postinst-pkg"
+}
+
+luci_identical() {
+	first="$(cksum <"$luci")"
+	sleep 1
+	luci="$(pack all "$work/luci")" && [ "$first" = "$(cksum <"$luci")" ]
+}
+
 small_enough() {
 	echo "$1 bytes, of $2 allowed"
 	[ "$1" -le "$2" ]
@@ -184,6 +208,11 @@ check 'contents of the ipk' ipk_contents "$ipk"
 check 'installed size in the ipk' installed_size_is_right
 check 'two ipks are identical' identical "$ipk"
 check 'ipk.sh refuses what it cannot do' usage_of_ipk
+if [ -e "$top/openwrt/luci-app-pepsal/Makefile" ]; then
+	check "contents of LuCI's ipk" luci_contents
+	luci="$(echo "$work"/luci/*.ipk)"
+	check "two of LuCI's ipks are identical" luci_identical
+fi
 rm "$work/ipk/data/usr/sbin/pepsal"
 check 'size of everything but the program' small_enough \
 	"$(tar -czf - -C "$work/ipk/data" . | wc -c)" 10000
