@@ -49,8 +49,16 @@ impl Bitmap {
 
     /// The members in ascending order. Each word is read once, when the iterator reaches it.
     pub fn iter(&self) -> impl Iterator<Item = usize> + '_ {
-        self.words.iter().enumerate().flat_map(|(index, word)| {
+        self.iter_from(0)
+    }
+
+    /// The members that are not below `first`.
+    pub fn iter_from(&self, first: usize) -> impl Iterator<Item = usize> + '_ {
+        self.words.iter().enumerate().skip(first / 32).flat_map(move |(index, word)| {
             let mut bits = word.load(Ordering::Acquire);
+            if index == first / 32 {
+                bits &= u32::MAX << (first % 32);
+            }
             std::iter::from_fn(move || {
                 let bit = (bits != 0).then(|| bits.trailing_zeros())?;
                 bits &= bits - 1;
@@ -84,6 +92,9 @@ mod tests {
         }
         map.remove(64);
         assert_eq!(map.iter().collect::<Vec<_>>(), [0, 31, 32, 99]);
+        assert_eq!(map.iter_from(1).collect::<Vec<_>>(), [31, 32, 99]);
+        assert_eq!(map.iter_from(32).collect::<Vec<_>>(), [32, 99]);
+        assert_eq!(map.iter_from(100).count(), 0);
     }
 
     #[test]

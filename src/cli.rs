@@ -8,6 +8,7 @@ use std::str::FromStr;
 
 use argh::FromArgs;
 
+use crate::control;
 use crate::pep::Handshake;
 use crate::relay::Side;
 use crate::selectors::{Cidr, PortRange, device_name};
@@ -32,6 +33,8 @@ struct Arguments {
 pub enum Command {
     Run(Run),
     Rules(Rules),
+    Status(Status),
+    Connections(Connections),
 }
 
 /// Steal, split and relay TCP connections until SIGTERM. Stays in the foreground.
@@ -83,12 +86,16 @@ pub struct Run {
     pub rate_down: Option<u32>,
 
     /// round trip time of the satellite link in ms, 1 to 10000
-    #[argh(option, arg_name = "MS", from_str_fn(rtt))]
+    #[argh(option, arg_name = "MS", from_str_fn(milliseconds))]
     pub rtt: Option<u32>,
 
     /// largest segment on the satellite leg in bytes, 88 to 32767
     #[argh(option, arg_name = "BYTES", from_str_fn(mss))]
     pub mss: Option<u32>,
+
+    /// let new connections pass while the satellite leg's handshakes take less than this, 1 to 10000 ms
+    #[argh(option, arg_name = "MS", from_str_fn(milliseconds))]
+    pub auto_pass: Option<u32>,
 
     /// how long a server may take to answer, 1 to 120 seconds (20)
     #[argh(option, arg_name = "SECONDS", default = "20", from_str_fn(connect_timeout))]
@@ -97,6 +104,10 @@ pub struct Run {
     /// how long connections may go on after SIGTERM, 0 to 3600 seconds (30)
     #[argh(option, arg_name = "SECONDS", default = "30", from_str_fn(drain))]
     pub drain: u64,
+
+    /// where 'pepsal status' reaches the daemon (/var/run/pepsal/control)
+    #[argh(option, arg_name = "PATH")]
+    pub control: Option<String>,
 
     /// user to become after the start (the one who started it)
     #[argh(option, arg_name = "NAME")]
@@ -152,6 +163,48 @@ pub struct Rules {
     pub format: Format,
 }
 
+/// Tell how the daemon is doing.
+#[derive(FromArgs)]
+#[argh(subcommand, name = "status")]
+pub struct Status {
+    /// short for --format json
+    #[argh(switch)]
+    pub json: bool,
+
+    /// text (the default), json or prometheus
+    #[argh(
+        option,
+        arg_name = "text|json|prometheus",
+        default = "StatusFormat::Text",
+        from_str_fn(status_format)
+    )]
+    pub format: StatusFormat,
+
+    /// the daemon's control socket (/var/run/pepsal/control)
+    #[argh(option, arg_name = "PATH", default = "String::from(control::PATH)")]
+    pub control: String,
+}
+
+/// List the connections, and what limits each.
+#[derive(FromArgs)]
+#[argh(subcommand, name = "connections")]
+pub struct Connections {
+    /// print JSON
+    #[argh(switch)]
+    pub json: bool,
+
+    /// the daemon's control socket (/var/run/pepsal/control)
+    #[argh(option, arg_name = "PATH", default = "String::from(control::PATH)")]
+    pub control: String,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum StatusFormat {
+    Text,
+    Json,
+    Prometheus,
+}
+
 /// What the rules are printed for.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Format {
@@ -184,7 +237,7 @@ pub fn parse() -> Result<Command, ExitCode> {
 }
 
 fn usage_error(what: &str) -> ExitCode {
-    eprintln!("pepsal: {what} (see 'pepsal --help', 'pepsal run --help', 'pepsal rules --help')");
+    eprintln!("pepsal: {what} (see 'pepsal --help', 'pepsal COMMAND --help')");
     ExitCode::from(USAGE)
 }
 
@@ -222,7 +275,7 @@ fn threads(text: &str) -> Result<usize, String> {
     number(text, 1..=64)
 }
 
-fn rtt(text: &str) -> Result<u32, String> {
+fn milliseconds(text: &str) -> Result<u32, String> {
     number(text, 1..=10_000)
 }
 
@@ -276,6 +329,15 @@ fn format(text: &str) -> Result<Format, String> {
         "iptables" => Ok(Format::Iptables),
         "ip6tables" => Ok(Format::Ip6tables),
         _ => Err("none of nft, iptables, ip6tables".into()),
+    }
+}
+
+fn status_format(text: &str) -> Result<StatusFormat, String> {
+    match text {
+        "text" => Ok(StatusFormat::Text),
+        "json" => Ok(StatusFormat::Json),
+        "prometheus" => Ok(StatusFormat::Prometheus),
+        _ => Err("none of text, json, prometheus".into()),
     }
 }
 

@@ -27,6 +27,8 @@ pub enum Passed {
     Timeout,
     /// No memory, descriptors or ports were left.
     Memory,
+    /// `--auto-pass`: the satellite leg is not slow.
+    FastLink,
     /// The injected SYN did not reach the listener.
     Undelivered,
     /// SIGTERM has come.
@@ -36,7 +38,7 @@ pub enum Passed {
 }
 
 impl Passed {
-    pub const ALL: [(Passed, &str); 11] = [
+    pub const ALL: [(Passed, &str); 12] = [
         (Passed::Full, "full"),
         (Passed::Signed, "signed"),
         (Passed::Data, "data"),
@@ -45,6 +47,7 @@ impl Passed {
         (Passed::Unreachable, "unreachable"),
         (Passed::Timeout, "timeout"),
         (Passed::Memory, "memory"),
+        (Passed::FastLink, "fast_link"),
         (Passed::Undelivered, "undelivered"),
         (Passed::Ending, "ending"),
         (Passed::FailOpen, "fail_open"),
@@ -71,7 +74,6 @@ impl Count {
         self.0.fetch_add(more, Ordering::Relaxed);
     }
 
-    #[cfg_attr(not(test), expect(dead_code, reason = "the control socket, which comes next, reads it"))]
     pub fn get(&self) -> u32 {
         self.0.load(Ordering::Relaxed)
     }

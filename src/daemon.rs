@@ -19,8 +19,10 @@ use nix::sys::resource::{Resource, getrlimit, setrlimit};
 
 use crate::bell::Bell;
 use crate::cli::Run;
+use crate::control::{self, Control};
 use crate::counts::Counts;
 use crate::error::Error;
+use crate::gain::Gain;
 use crate::legs::{self, LegOptions};
 use crate::main_loop::MainLoop;
 use crate::pep::{Pep, Seat};
@@ -48,6 +50,9 @@ pub fn run(options: &Run) -> Result<(), Error> {
     let failed = |errno| Error::system("prepare", "the main thread", errno, "");
     let mut main_loop = MainLoop::new().map_err(failed)?;
     let pep = prepare(options, main_loop.bell().map_err(failed)?)?;
+    if let Some(control) = control_socket(options.control.as_deref())? {
+        main_loop.answer_at(control).map_err(failed)?;
+    }
     privileges::drop_to(options.user.as_deref())?;
     let pep = Arc::new(pep);
     for index in 0..pep.workers.len() {
@@ -113,11 +118,25 @@ fn prepare(options: &Run, bell: Bell) -> Result<Pep, Error> {
         handshake: options.handshake,
         connect_timeout: Duration::from_secs(options.connect_timeout),
         full: AtomicBool::new(false),
+        ending: AtomicBool::new(false),
         undelivered: AtomicBool::new(false),
         counts: Counts::default(),
+        gain: Gain::new(options.satellite, options.auto_pass, options.rtt),
         started: Instant::now(),
         bell,
     })
+}
+
+/// Nobody has to ask: without a place for it that was asked for, the daemon does without.
+fn control_socket(path: Option<&str>) -> Result<Option<Control>, Error> {
+    match (Control::listen(path.unwrap_or(control::PATH)), path) {
+        (Err(error), Some(_)) => Err(error),
+        (Err(error), None) => {
+            log::warn(format_args!("{error}; until then 'pepsal status' has nobody to ask"));
+            Ok(None)
+        }
+        (Ok(control), _) => Ok(Some(control)),
+    }
 }
 
 /// Two descriptors a slot, two a pipe, a few for the rest.

@@ -52,6 +52,15 @@ pub fn inject(
     }
 }
 
+/// Notes `events` of a server leg that is not up yet, and when it gets up how long that took.
+pub fn note_server(pep: &Pep, server: &mut Leg, begun: Instant, events: EpollFlags) {
+    let was_connected = server.is_connected();
+    server.note(events);
+    if !was_connected && server.is_connected() {
+        pep.gain.note(Side::Server, begun.elapsed());
+    }
+}
+
 /// Goes on with a held SYN after `events` of its server leg: injected, passed, or held on.
 pub fn server_answered(
     pep: &Pep,
@@ -61,7 +70,7 @@ pub fn server_answered(
     events: EpollFlags,
 ) {
     let mut server = Leg::new(held.server);
-    server.note(events);
+    note_server(pep, &mut server, slot.begun, events);
     if server.is_connected() {
         inject(pep, id, slot, held.packet_id, &mut held.syn, server);
     } else if events.intersects(EpollFlags::EPOLLERR | EpollFlags::EPOLLHUP) {
@@ -104,13 +113,19 @@ pub fn admit(pep: &Pep, taker: usize, listener: &OwnedFd) -> Result<(), Errno> {
         redial(pep, taker, &endpoints)?;
         pep.slots.take_injected(&endpoints)
     };
-    let Some((id, mut slot)) = pep.slots.take_injected(&endpoints).or_else(returning) else {
+    let own = pep.slots.take_injected(&endpoints);
+    // One that returns sends no SYN that could be waited for.
+    let answered_a_syn = own.is_some();
+    let Some((id, mut slot)) = own.or_else(returning) else {
         log::connection(format_args!("reset {endpoints}: no SYN of it was stolen"));
         return Ok(());
     };
     let Stage::Injected(injected) = mem::replace(&mut slot.stage, Stage::Free) else {
         unreachable!("take_injected returns injected slots");
     };
+    if answered_a_syn {
+        pep.gain.note(Side::Client, injected.at.elapsed());
+    }
     let connected = injected.server.is_connected();
     slot.deadline = (!connected).then_some(injected.at + pep.connect_timeout);
     let client = Leg::new(socket);
@@ -143,7 +158,7 @@ fn redial(pep: &Pep, taker: usize, endpoints: &Endpoints) -> Option<()> {
         return None;
     };
     if let Stage::Dialling(seen) = slot.stage {
-        server.note(seen);
+        note_server(pep, &mut server, slot.begun, seen);
     }
     slot.stage = Stage::Injected(Injected { at: Instant::now(), server });
     pep.counts.returned.add(1);

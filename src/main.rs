@@ -7,21 +7,27 @@
 //! `daemon` starts and stops all that; `rules` prints what the firewall has to do.
 #![deny(unsafe_code)]
 
+mod ask;
 mod bell;
 mod bitmap;
 mod cli;
+mod control;
 mod counts;
 mod daemon;
 mod error;
+mod gain;
 mod handshake;
 mod legs;
 mod log;
+mod looks;
 mod main_loop;
+mod page;
 mod pep;
 mod pipes;
 mod privileges;
 mod queue;
 mod relay;
+mod report;
 mod rules;
 mod samples;
 mod satellite;
@@ -31,6 +37,7 @@ mod steal;
 mod steering;
 mod syn;
 mod sys;
+mod tcp_info;
 mod tun;
 mod worker;
 
@@ -46,6 +53,8 @@ fn main() -> ExitCode {
     let done = match &command {
         Command::Run(options) => daemon::run(options),
         Command::Rules(options) => rules::print(options),
+        Command::Status(options) => ask::status(options),
+        Command::Connections(options) => ask::connections(options),
     };
     match done {
         Ok(()) => ExitCode::SUCCESS,

@@ -1,5 +1,5 @@
-//! What the main thread does once the workers run: waits for signals, and once a second, while connections live,
-//! takes a sample of what they do.
+//! What the main thread does once the workers run: waits for signals, answers at the control socket, and once a
+//! second, while connections live, takes a sample of what they do.
 //!
 //! A daemon without connections sleeps until something happens: the bell wakes it with the first connection.
 #![forbid(unsafe_code)]
@@ -12,12 +12,16 @@ use nix::sys::signal::{SigSet, Signal};
 use nix::sys::signalfd::{SfdFlags, SignalFd};
 
 use crate::bell::Bell;
+use crate::control::Control;
 use crate::pep::Pep;
 use crate::samples::Samples;
 
 /// What an event of the main thread's epoll is about.
 const SIGNALS: u64 = 0;
 const BELL: u64 = 1;
+const CONTROL: u64 = 2;
+/// And so on, one for each that may be connected.
+const ASKER: u64 = 16;
 
 /// Events fetched at once.
 const BATCH: usize = 16;
@@ -26,6 +30,7 @@ pub struct MainLoop {
     epoll: Epoll,
     signals: SignalFd,
     samples: Samples,
+    control: Option<Control>,
 }
 
 impl MainLoop {
@@ -36,7 +41,15 @@ impl MainLoop {
         let signals = SignalFd::with_flags(&mask, SfdFlags::SFD_CLOEXEC | SfdFlags::SFD_NONBLOCK)?;
         let epoll = Epoll::new(EpollCreateFlags::EPOLL_CLOEXEC)?;
         epoll.add(&signals, EpollEvent::new(EpollFlags::EPOLLIN, SIGNALS))?;
-        Ok(MainLoop { epoll, signals, samples: Samples::new(Instant::now()) })
+        Ok(MainLoop { epoll, signals, samples: Samples::new(Instant::now()), control: None })
+    }
+
+    /// Answers at `control` from now on.
+    pub fn answer_at(&mut self, control: Control) -> Result<(), Errno> {
+        let event = EpollEvent::new(EpollFlags::EPOLLIN, CONTROL);
+        self.epoll.add(control.listener(), event)?;
+        self.control = Some(control);
+        Ok(())
     }
 
     /// By which other threads wake this one.
@@ -58,10 +71,9 @@ impl MainLoop {
     fn turn(&mut self, pep: &Pep, deadline: Option<Instant>) -> bool {
         let still = self.samples.is_still();
         let idle = pep.bell.may_sleep(|| still && pep.slots.used() == 0);
-        let until = match idle {
-            true => deadline,
-            false => Some(deadline.map_or(self.samples.due(), |deadline| deadline.min(self.samples.due()))),
-        };
+        let due = (!idle).then_some(self.samples.due());
+        let impatient = self.control.as_ref().and_then(Control::deadline);
+        let until = [deadline, due, impatient].into_iter().flatten().min();
         let mut events = [EpollEvent::empty(); BATCH];
         // A failed wait is an interrupted one; the caller waits again.
         let ready = self.epoll.wait(&mut events, timeout(until)).unwrap_or(0);
@@ -75,10 +87,14 @@ impl MainLoop {
                 SIGNALS => ending |= self.end_is_asked_for(),
                 // What it rings for is looked at each time.
                 BELL => {}
-                _ => {}
+                CONTROL => self.admit(),
+                asker => self.answer(pep, (asker - ASKER) as usize),
             }
         }
         let now = Instant::now();
+        if let Some(control) = &mut self.control {
+            control.give_up(now);
+        }
         if now >= self.samples.due() {
             self.second(pep, now);
         }
@@ -88,6 +104,31 @@ impl MainLoop {
     /// What is due once a second while connections live.
     fn second(&mut self, pep: &Pep, now: Instant) {
         self.samples.take(now, pep.bytes(), pep.slots.used() as u32);
+    }
+
+    fn admit(&mut self) {
+        let Some(control) = &mut self.control else {
+            return;
+        };
+        while let Some((place, asker)) = control.accept() {
+            let event = EpollEvent::new(EpollFlags::EPOLLIN, ASKER + place as u64);
+            if self.epoll.add(asker, event).is_err() {
+                control.close(place);
+            }
+        }
+    }
+
+    fn answer(&mut self, pep: &Pep, place: usize) {
+        let Some(control) = &mut self.control else {
+            return;
+        };
+        if let Some(asker) = control.serve(place, pep, &self.samples) {
+            // From now on it is asked whether it takes more.
+            let mut event = EpollEvent::new(EpollFlags::EPOLLOUT, ASKER + place as u64);
+            if self.epoll.modify(asker, &mut event).is_err() {
+                control.close(place);
+            }
+        }
     }
 
     fn end_is_asked_for(&self) -> bool {

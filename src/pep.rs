@@ -12,6 +12,7 @@ use nix::sys::epoll::{Epoll, EpollCreateFlags, EpollEvent, EpollFlags, EpollTime
 
 use crate::bell::Bell;
 use crate::counts::{Counts, Passed, Tally};
+use crate::gain::Gain;
 use crate::legs::LegOptions;
 use crate::queue::{SynQueue, Verdicts};
 use crate::relay::{Leg, Side};
@@ -40,10 +41,12 @@ pub struct Pep {
     pub connect_timeout: Duration,
     /// The last SYN found no free slot.
     pub full: AtomicBool,
+    /// No more SYNs are stolen.
+    pub ending: AtomicBool,
     /// An injected SYN did not reach the listener.
     pub undelivered: AtomicBool,
     pub counts: Counts,
-    #[expect(dead_code, reason = "the control socket, which comes next, reads it")]
+    pub gain: Gain,
     pub started: Instant,
     /// Wakes the main thread when a connection begins.
     pub bell: Bell,

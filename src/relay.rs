@@ -11,7 +11,7 @@
 #![forbid(unsafe_code)]
 
 use std::mem;
-use std::os::fd::{AsFd, AsRawFd, OwnedFd};
+use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd};
 
 use nix::errno::Errno;
 use nix::sys::epoll::EpollFlags;
@@ -137,8 +137,12 @@ impl Connection {
         Connection { legs: [client, server], flows: Default::default(), progress: 0, queued: false }
     }
 
-    pub fn note(&mut self, side: Side, events: EpollFlags) {
-        self.legs[side as usize].note(events);
+    pub fn leg(&mut self, side: Side) -> &mut Leg {
+        &mut self.legs[side as usize]
+    }
+
+    pub fn socket(&self, side: Side) -> BorrowedFd<'_> {
+        self.legs[side as usize].socket.as_fd()
     }
 
     /// The server leg is up. (The client leg was accepted.)

@@ -14,7 +14,6 @@ const COUNT: usize = 120;
 pub struct Sample {
     /// Bits per second from client to server and from server to client.
     pub rates: [u64; 2],
-    #[cfg_attr(not(test), expect(dead_code, reason = "the control socket, which comes next, reads it"))]
     pub connections: u32,
 }
 

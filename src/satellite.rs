@@ -46,9 +46,12 @@ const PACKET: u32 = 1500;
 
 #[derive(Debug)]
 pub struct Satellite {
-    side: Side,
+    pub side: Side,
     /// The name, to be set on each leg unless it is the system's own choice.
-    congestion: OsString,
+    pub congestion: OsString,
+    /// The link as it was described, for reports.
+    pub rates: [Option<u32>; 2],
+    pub rtt: Option<u32>,
     congestion_is_default: bool,
     mss: Option<u32>,
     /// Bytes of payload per second, over IPv4 and IPv6.
@@ -71,6 +74,8 @@ impl Satellite {
             side: link.side,
             congestion,
             congestion_is_default,
+            rates: link.rates,
+            rtt: link.rtt,
             mss: link.mss,
             pace: sending.map(|rate| HEADERS.map(|headers| pace(rate, link.mss, headers))),
             unsent: unsent(sending),

@@ -72,6 +72,8 @@ pub struct Slot {
     pub generation: u32,
     /// Index of the worker that owns the connection until it ends.
     pub worker: usize,
+    /// When the slot was claimed, so about when the server leg's SYN was sent.
+    pub begun: Instant,
     /// When the stage has lasted too long; `None`: it may last.
     pub deadline: Option<Instant>,
     pub endpoints: Option<Endpoints>,
@@ -97,8 +99,16 @@ pub struct Slots {
 
 impl Slots {
     pub fn new(capacity: usize) -> Slots {
+        let start = Instant::now();
         let empty = || {
-            Mutex::new(Slot { generation: 0, worker: 0, deadline: None, endpoints: None, stage: Stage::Free })
+            Mutex::new(Slot {
+                generation: 0,
+                worker: 0,
+                begun: start,
+                deadline: None,
+                endpoints: None,
+                stage: Stage::Free,
+            })
         };
         Slots {
             slots: (0..capacity).map(|_| empty()).collect(),
@@ -120,7 +130,6 @@ impl Slots {
         self.used.load(Ordering::SeqCst) as usize
     }
 
-    #[expect(dead_code, reason = "the control socket, which comes next, reads it")]
     /// The most that were ever in use at a time.
     pub fn peak(&self) -> usize {
         self.peak.load(Ordering::Relaxed) as usize
@@ -133,6 +142,7 @@ impl Slots {
         self.peak.fetch_max(used, Ordering::Relaxed);
         self.busy.insert(index);
         let mut slot = self.lock_index(index);
+        slot.begun = Instant::now();
         slot.endpoints = Some(endpoints);
         slot.stage = Stage::Dialling(EpollFlags::empty());
         self.tags[index].store(tag(&endpoints), Ordering::Relaxed);
@@ -197,8 +207,12 @@ impl Slots {
 
     /// Every slot in use, one after the other, locked.
     pub fn in_use(&self) -> impl Iterator<Item = (SlotId, MutexGuard<'_, Slot>)> {
+        self.in_use_from(0)
+    }
+
+    pub fn in_use_from(&self, first: usize) -> impl Iterator<Item = (SlotId, MutexGuard<'_, Slot>)> {
         self.busy
-            .iter()
+            .iter_from(first)
             .map(|index| (index, self.lock_index(index)))
             .filter(|(_, slot)| !matches!(slot.stage, Stage::Free))
             .map(|(index, slot)| (id(index, &slot), slot))

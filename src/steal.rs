@@ -6,7 +6,7 @@
 #![forbid(unsafe_code)]
 
 use std::sync::atomic::Ordering;
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use heapless::Vec;
 use nix::sys::epoll::EpollFlags;
@@ -67,6 +67,9 @@ fn steal(pep: &Pep, taker: usize, syn: &Syn, mut packet: Queued) {
         }
         return;
     }
+    if pep.gain.is_none() {
+        return pep.pass(packet.id, Passed::FastLink);
+    }
     let Some((id, owner)) = pep.claim(endpoints, taker) else {
         pep.pass(packet.id, Passed::Full);
         return warn_full(pep);
@@ -96,12 +99,12 @@ fn steal(pep: &Pep, taker: usize, syn: &Syn, mut packet: Queued) {
         Handshake::Deferred => {
             // No longer than a SYN may be, or it would not have been parsed.
             let syn = Vec::from_slice(&packet.bytes).unwrap_or_default();
-            slot.deadline = Some(Instant::now() + pep.connect_timeout);
+            slot.deadline = Some(slot.begun + pep.connect_timeout);
             handshake::server_answered(pep, id, slot, Held { packet_id: packet.id, syn, server }, seen);
         }
         Handshake::Early => {
             let mut server = Leg::new(server);
-            server.note(seen);
+            handshake::note_server(pep, &mut server, slot.begun, seen);
             handshake::inject(pep, id, slot, packet.id, &mut packet.bytes, server);
         }
     }
@@ -118,6 +121,7 @@ fn untouched(reason: Pass) -> Passed {
 
 /// The daemon is to end: what waits in the queue or in a slot goes on direct, and so does what comes later.
 pub fn stop(pep: &Pep) {
+    pep.ending.store(true, Ordering::Relaxed);
     let Some(mut queue) = pep.queue.lock().ok().and_then(|mut queue| queue.take()) else {
         return;
     };

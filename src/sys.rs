@@ -100,6 +100,24 @@ pub fn choose_listener_by(listener: BorrowedFd, program: &[libc::sock_filter]) -
     Errno::result(done).map(drop)
 }
 
+/// Fills in what the kernel tells of the connection and returns how many bytes that is; tcp(7) TCP_INFO.
+pub fn tcp_info(socket: BorrowedFd, info: &mut [u8]) -> Result<usize, Errno> {
+    let mut len = info.len() as libc::socklen_t;
+    // SAFETY: the kernel writes at most `len` bytes, for which `info` has room, and the new `len`; both outlive
+    // the call.
+    let done = unsafe {
+        libc::getsockopt(
+            socket.as_raw_fd(),
+            libc::IPPROTO_TCP,
+            libc::TCP_INFO,
+            info.as_mut_ptr().cast(),
+            &mut len,
+        )
+    };
+    Errno::result(done)?;
+    Ok(len as usize)
+}
+
 /// Bytes that the socket has accepted and its peer has not acknowledged; SIOCOUTQ in tcp(7).
 pub fn unacknowledged(socket: BorrowedFd) -> Result<usize, Errno> {
     let mut bytes: libc::c_int = 0;

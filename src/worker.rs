@@ -98,6 +98,7 @@ impl<'a> Worker<'a> {
         let Some(mut slot) = self.pep.slots.lock(id) else {
             return;
         };
+        let begun = slot.begun;
         match &mut slot.stage {
             Stage::Free => {}
             Stage::Dialling(seen) => *seen |= events,
@@ -106,9 +107,14 @@ impl<'a> Worker<'a> {
                     handshake::server_answered(self.pep, id, slot, held, events);
                 }
             }
-            Stage::Injected(injected) => injected.server.note(events),
+            Stage::Injected(injected) => {
+                handshake::note_server(self.pep, &mut injected.server, begun, events);
+            }
             Stage::Relaying(connection) => {
-                connection.note(side, events);
+                match (side, connection.leg(side)) {
+                    (Side::Client, client) => client.note(events),
+                    (Side::Server, server) => handshake::note_server(self.pep, server, begun, events),
+                }
                 if !connection.queued {
                     self.relay(id, slot);
                 }

@@ -65,7 +65,7 @@ impl Bench {
         let mut events = [EpollEvent::empty(); 4];
         let ready = self.epoll.wait(&mut events, patience_ms).unwrap();
         for event in &events[..ready] {
-            self.connection.note(Side::BOTH[event.data() as usize], event.events());
+            self.connection.leg(Side::BOTH[event.data() as usize]).note(event.events());
         }
         self.connection.pump(&mut self.means)
     }

@@ -4,7 +4,7 @@ use std::collections::BTreeSet;
 use std::fmt::{self, Display};
 use std::io;
 use std::net::{SocketAddr, TcpStream};
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::sync::OnceLock;
 
 use nix::sys::signal::Signal;
@@ -75,6 +75,11 @@ impl Bed {
 
     pub fn log(&self) -> String {
         self.daemon.as_ref().expect("the daemon was started").log()
+    }
+
+    /// The daemon's control socket.
+    pub fn control(&self) -> PathBuf {
+        self.daemon.as_ref().expect("the daemon was started").control.clone()
     }
 
     pub fn install_rules(&self, args: &[&str]) {

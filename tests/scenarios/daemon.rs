@@ -17,6 +17,7 @@ pub fn binary() -> String {
 pub struct Daemon {
     child: Child,
     log: PathBuf,
+    pub control: PathBuf,
     /// Pipe ends and other file descriptors when it got ready, with those that the test's own caller left open.
     idle_fds: (usize, usize),
 }
@@ -26,12 +27,14 @@ impl Daemon {
     pub fn start(router: &Host, args: &[&str]) -> Daemon {
         let log = std::env::temp_dir().join(format!("{}.log", router.netns));
         let file = File::create(&log).unwrap_or_else(|err| panic!("cannot create {}: {err}", log.display()));
+        let control = std::env::temp_dir().join(format!("{}.control", router.netns));
         let mut command = Command::new(binary());
-        command.arg("run").args(args).arg("-v").stdin(Stdio::null()).stdout(Stdio::null()).stderr(file);
+        command.arg("run").args(args).arg("--control").arg(&control);
+        command.arg("-v").stdin(Stdio::null()).stdout(Stdio::null()).stderr(file);
         let child = router
             .inside(|| command.spawn())
             .unwrap_or_else(|err| panic!("cannot start {command:?} (see PEPSAL_BIN): {err}"));
-        let mut daemon = Daemon { child, log, idle_fds: (0, 0) };
+        let mut daemon = Daemon { child, log, control, idle_fds: (0, 0) };
         eventually("the daemon says it is ready", patience(), || {
             if let Some(status) = daemon.child.try_wait().expect("wait for the daemon") {
                 panic!("{command:?} ended with {status} instead of getting ready");
@@ -111,6 +114,7 @@ impl Drop for Daemon {
             eprintln!("--- log of the daemon\n{}---", self.log());
         }
         let _ = std::fs::remove_file(&self.log);
+        let _ = std::fs::remove_file(&self.control);
     }
 }
 

@@ -86,6 +86,7 @@ mod bed;
 mod connection;
 mod daemon;
 mod host;
+mod json;
 mod network;
 mod segment;
 mod soak;
@@ -93,6 +94,7 @@ mod stream;
 mod transparent;
 
 mod bulk;
+mod control;
 mod firewall;
 mod half_close;
 mod handshake;

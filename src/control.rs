@@ -1,0 +1,296 @@
+//! The control socket: a Unix stream socket at which `pepsal status`, `connections` and `top` ask.
+//!
+//! One line asks, the answer follows, the connection ends. Served by the main thread between its other duties, one
+//! page at a time, and never by a worker. Askers may be hostile or hang: there are few places for them, each costs
+//! one page and the socket's buffers; one that neither asks nor reads for [`PATIENCE`] is dismissed, and where
+//! all places are taken the one that has been silent longest is.
+#![forbid(unsafe_code)]
+
+use std::fs::{self, DirBuilder};
+use std::io::{self, ErrorKind, Read, Write};
+use std::os::fd::{AsFd, BorrowedFd};
+use std::os::unix::fs::{DirBuilderExt, FileTypeExt};
+use std::os::unix::net::{UnixListener, UnixStream};
+use std::path::{Path, PathBuf};
+use std::time::{Duration, Instant};
+
+use nix::errno::Errno;
+use nix::sys::stat::{Mode, umask};
+
+use crate::error::Error;
+use crate::looks::Looks;
+use crate::page::Page;
+use crate::pep::Pep;
+use crate::report::{self, connections};
+use crate::samples::Samples;
+
+/// Where the control socket is unless --control names another place; the client's default too.
+pub const PATH: &str = "/var/run/pepsal/control";
+
+/// Askers at a time.
+const PLACES: usize = 8;
+
+/// How long an asker may do nothing.
+const PATIENCE: Duration = Duration::from_secs(3);
+
+/// The longest request there is, with some room.
+const REQUEST_LEN: usize = 32;
+
+/// Who may ask: the owner and the group.
+const OTHERS: Mode = Mode::from_bits_truncate(0o117);
+
+pub struct Control {
+    listener: UnixListener,
+    path: PathBuf,
+    askers: [Option<Asker>; PLACES],
+    looks: Looks,
+}
+
+struct Asker {
+    stream: UnixStream,
+    request: heapless::Vec<u8, REQUEST_LEN>,
+    /// Where in the list of connections it is; `None`: it has not asked for it, or has all of it.
+    list: Option<List>,
+    asked: bool,
+    page: Page,
+    /// Bytes of the page that are sent.
+    sent: usize,
+    /// When something last came or went.
+    at: Instant,
+}
+
+#[derive(Clone, Copy)]
+struct List {
+    format: connections::Format,
+    next_slot: usize,
+    any: bool,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Request {
+    Status(report::Format),
+    Connections(connections::Format),
+}
+
+impl Request {
+    fn parse(line: &[u8]) -> Option<Request> {
+        Some(match line {
+            b"status json" => Request::Status(report::Format::Json),
+            b"status text" => Request::Status(report::Format::Text),
+            b"status prometheus" => Request::Status(report::Format::Prometheus),
+            b"connections json" => Request::Connections(connections::Format::Json),
+            b"connections text" => Request::Connections(connections::Format::Text),
+            b"connections columns" => Request::Connections(connections::Format::Columns),
+            _ => return None,
+        })
+    }
+}
+
+enum Next {
+    /// It waits for the rest of the request, or for room.
+    Wait,
+    /// The request is complete, the answer begins.
+    Answer,
+    End,
+}
+
+impl Control {
+    /// Listens at `path`, whose directory is made if it is missing. A socket that a dead daemon has left is replaced.
+    pub fn listen(path: &str) -> Result<Control, Error> {
+        let failed = |remedy| move |errno| Error::system("listen at", path, errno, remedy);
+        if let Some(parent) = Path::new(path).parent()
+            && !parent.as_os_str().is_empty()
+        {
+            // If it is there but no directory, or cannot be made, bind will say so.
+            let _ = DirBuilder::new().mode(0o755).create(parent);
+        }
+        if fs::symlink_metadata(path).is_ok_and(|file| file.file_type().is_socket()) {
+            match UnixStream::connect(path) {
+                Err(error) if error.kind() == ErrorKind::ConnectionRefused => {
+                    let _ = fs::remove_file(path);
+                }
+                _ => {
+                    return Err(failed(
+                        "another pepsal is there: stop that, or choose another path with --control",
+                    )(Errno::EADDRINUSE));
+                }
+            }
+        }
+        let before = umask(OTHERS);
+        let listener = UnixListener::bind(path);
+        umask(before);
+        let listener = listener.and_then(|listener| listener.set_nonblocking(true).map(|()| listener));
+        let listener = listener
+            .map_err(|error| Errno::from_raw(error.raw_os_error().unwrap_or(libc::EIO)))
+            .map_err(failed("choose another path with --control"))?;
+        Ok(Control { listener, path: path.into(), askers: Default::default(), looks: Looks::new() })
+    }
+
+    pub fn listener(&self) -> BorrowedFd<'_> {
+        self.listener.as_fd()
+    }
+
+    /// The next that wants to ask, in its place.
+    pub fn accept(&mut self) -> Option<(usize, BorrowedFd<'_>)> {
+        let (stream, _) = self.listener.accept().ok()?;
+        stream.set_nonblocking(true).ok()?;
+        let silence = |place: &usize| self.askers[*place].as_ref().map(|asker| asker.at);
+        // An empty place comes before every other.
+        let place = (0..PLACES).min_by_key(silence)?;
+        let asker = self.askers[place].insert(Asker::new(stream));
+        Some((place, asker.stream.as_fd()))
+    }
+
+    /// Goes on with the asker at `place`; its socket when it is the answer's turn from now on.
+    pub fn serve(&mut self, place: usize, pep: &Pep, samples: &Samples) -> Option<BorrowedFd<'_>> {
+        let asker = self.askers.get_mut(place)?.as_mut()?;
+        let next = match asker.asked {
+            false => asker.hear(pep, samples),
+            true => asker.send(pep, &mut self.looks),
+        };
+        match next {
+            Next::Wait => None,
+            Next::Answer => self.askers[place].as_ref().map(|asker| asker.stream.as_fd()),
+            Next::End => {
+                self.close(place);
+                None
+            }
+        }
+    }
+
+    /// When the first of them has been silent for too long.
+    pub fn deadline(&self) -> Option<Instant> {
+        self.askers.iter().flatten().map(|asker| asker.at + PATIENCE).min()
+    }
+
+    pub fn give_up(&mut self, now: Instant) {
+        for asker in &mut self.askers {
+            asker.take_if(|asker| now >= asker.at + PATIENCE);
+        }
+    }
+
+    pub fn close(&mut self, place: usize) {
+        self.askers[place] = None;
+    }
+}
+
+impl Drop for Control {
+    fn drop(&mut self) {
+        // Not allowed any more if privileges were dropped; then the next daemon replaces it.
+        let _ = fs::remove_file(&self.path);
+    }
+}
+
+impl Asker {
+    fn new(stream: UnixStream) -> Asker {
+        Asker {
+            stream,
+            request: heapless::Vec::new(),
+            list: None,
+            asked: false,
+            page: Page::new(),
+            sent: 0,
+            at: Instant::now(),
+        }
+    }
+
+    fn hear(&mut self, pep: &Pep, samples: &Samples) -> Next {
+        let mut bytes = [0; REQUEST_LEN];
+        let room = self.request.capacity() - self.request.len();
+        match self.stream.read(&mut bytes[..room]) {
+            Ok(read) if read > 0 => {
+                self.at = Instant::now();
+                let _ = self.request.extend_from_slice(&bytes[..read]);
+            }
+            Err(error) if waits(&error) => return Next::Wait,
+            _ => return Next::End,
+        }
+        let Some(end) = self.request.iter().position(|&byte| byte == b'\n') else {
+            return if self.request.is_full() { Next::End } else { Next::Wait };
+        };
+        match Request::parse(&self.request[..end]) {
+            Some(Request::Status(format)) => report::status(&mut self.page, pep, samples, format),
+            Some(Request::Connections(format)) => {
+                connections::begin(&mut self.page, pep, format);
+                self.list = Some(List { format, next_slot: 0, any: false });
+            }
+            None => {
+                self.page.text("pepsal does not know this request\n");
+            }
+        }
+        self.asked = true;
+        Next::Answer
+    }
+
+    fn send(&mut self, pep: &Pep, looks: &mut Looks) -> Next {
+        if self.sent == self.page.bytes().len() {
+            self.page.clear();
+            self.sent = 0;
+        }
+        self.fill(pep, looks);
+        match self.stream.write(&self.page.bytes()[self.sent..]) {
+            Ok(sent) => {
+                self.sent += sent;
+                self.at = Instant::now();
+            }
+            Err(error) if waits(&error) => return Next::Wait,
+            Err(_) => return Next::End,
+        }
+        let all = self.sent == self.page.bytes().len() && self.list.is_none();
+        if all { Next::End } else { Next::Wait }
+    }
+
+    /// Adds connections to the page as long as there is room.
+    fn fill(&mut self, pep: &Pep, looks: &mut Looks) {
+        let Some(list) = &mut self.list else {
+            return;
+        };
+        while self.page.room() >= connections::LONGEST {
+            match looks.at(&pep.slots, list.next_slot) {
+                Some(seen) => {
+                    connections::one(&mut self.page, pep, &seen, list.format, !list.any);
+                    list.any = true;
+                    list.next_slot = usize::from(seen.id.index) + 1;
+                }
+                None => {
+                    connections::end(&mut self.page, list.format);
+                    self.list = None;
+                    return;
+                }
+            }
+        }
+    }
+}
+
+fn waits(error: &io::Error) -> bool {
+    matches!(error.kind(), ErrorKind::WouldBlock | ErrorKind::Interrupted)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn only_known_requests_are_answered() {
+        assert_eq!(Request::parse(b"status json"), Some(Request::Status(report::Format::Json)));
+        for bad in [&b""[..], b"status", b"status json ", b"STATUS JSON", b"\xff\x00", b"connections"] {
+            assert_eq!(Request::parse(bad), None, "{bad:?}");
+        }
+    }
+
+    #[test]
+    fn a_dead_daemons_socket_is_replaced_and_a_living_ones_is_not() {
+        let directory = std::env::temp_dir().join(format!("pepsal-control-{}", std::process::id()));
+        let path = directory.join("control");
+        let path = path.to_str().unwrap();
+        let living = Control::listen(path).unwrap();
+        let refused = Control::listen(path).err().unwrap().to_string();
+        assert!(refused.contains("address already in use") && refused.contains("--control"), "{refused}");
+
+        // As SIGKILL leaves it.
+        let listener = living.listener.try_clone().unwrap();
+        std::mem::forget(living);
+        drop(listener);
+        let _ = fs::remove_dir_all(&directory);
+    }
+}

@@ -1,0 +1,554 @@
+//! Shows what the control socket tells, that it is true, and that nobody who asks can harm the relay.
+
+use std::io::{ErrorKind, Read, Write};
+use std::net::{Shutdown, SocketAddr, TcpStream};
+use std::os::unix::fs::{FileTypeExt, PermissionsExt};
+use std::os::unix::net::UnixStream;
+use std::process::{Command, Stdio};
+use std::thread;
+use std::time::{Duration, Instant};
+
+use nix::sys::signal::Signal;
+
+use crate::bed::{Bed, Family::*, Handshake, Handshake::*, Plan};
+use crate::connection::{Pair, dial_within};
+use crate::daemon::{binary, refusal};
+use crate::host::{eventually, patience, seconds, slowness};
+use crate::json::{Json, faults};
+use crate::segment::send_syn;
+use crate::stream::{End, KIB, MIB, end, receive, receive_all, send};
+
+once!(
+    schema_of_status,
+    schema_of_connections,
+    figures_are_exact_deferred,
+    figures_are_exact_early,
+    passed_by_reason,
+    what_limits,
+    a_thousand_connections,
+    hostile_askers,
+    the_socket,
+    formats,
+    passes_a_fast_line,
+    splits_a_slow_line,
+    idle_daemon_sleeps,
+);
+
+fn schema(name: &str) -> Json {
+    let path = format!("{}/tests/control/{name}.schema.json", env!("CARGO_MANIFEST_DIR"));
+    Json::read(&std::fs::read_to_string(&path).expect("a schema")).expect("JSON")
+}
+
+impl Bed {
+    /// What `pepsal COMMAND --json` prints; checked against its schema.
+    fn told(&self, command: &str) -> Json {
+        let text = self.ask(&[command, "--json"]);
+        let told = Json::read(&text).unwrap_or_else(|fault| panic!("{fault} in {text}"));
+        assert_eq!(faults(&schema(command), &told), [""; 0], "{text}");
+        told
+    }
+
+    fn ask(&self, args: &[&str]) -> String {
+        let control = self.control();
+        let done = Command::new(binary()).args(args).arg("--control").arg(control).output().expect("pepsal");
+        let said = String::from_utf8_lossy(&done.stderr);
+        assert!(done.status.success() && said.is_empty(), "{args:?}: {}, {said}", done.status);
+        String::from_utf8(done.stdout).expect("text")
+    }
+
+    fn passed(&self, why: &str) -> u64 {
+        self.told("status")["syns"]["passed"][why].number()
+    }
+}
+
+fn examples(name: &str) -> Json {
+    let path = format!("{}/tests/control/examples/{name}.json", env!("CARGO_MANIFEST_DIR"));
+    Json::read(&std::fs::read_to_string(&path).expect("an example")).expect("JSON")
+}
+
+/// Every field that the schema names is there, whatever the daemon was asked for; so a field that is dropped or
+/// renamed fails.
+fn schema_of_status() {
+    let bed = Bed::started(Deferred, &[]);
+    let idle = bed.told("status");
+    assert_eq!(idle["link"]["rate_up_bps"], Json::Null);
+    assert_eq!(idle["state"].text(), "running");
+    assert_eq!(idle["slots"]["max"].number(), 1024);
+    assert_eq!(idle.fields().len(), schema("status")["properties"].fields().len());
+    drop(bed);
+
+    let options = [
+        "-c",
+        "7",
+        "-C",
+        "cubic",
+        "--rate-up",
+        "5",
+        "--rate-down",
+        "20",
+        "--rtt",
+        "600",
+        "--auto-pass",
+        "50",
+        "--satellite",
+        "client",
+    ];
+    let mut bed = Bed::started(Early, &options);
+    let pid = u64::from(bed.daemon().pid());
+    let told = bed.told("status");
+    assert_eq!(told["pid"].number(), pid);
+    assert_eq!(told["link"]["rate_up_bps"].number(), 5_000_000);
+    assert_eq!(told["link"]["rate_down_bps"].number(), 20_000_000);
+    assert_eq!(told["link"]["rtt_ms"].number(), 600);
+    assert_eq!(told["congestion"].text(), "cubic");
+    assert_eq!((told["handshake"].text(), told["satellite"].text()), ("early", "client"));
+    assert_eq!(told["auto_pass"]["threshold_ms"].number(), 50);
+    assert_eq!(told["slots"]["max"].number(), 7);
+    // The examples that others develop against are right too.
+    assert_eq!(faults(&schema("status"), &examples("status")), [""; 0]);
+}
+
+fn schema_of_connections() {
+    let mut bed = Bed::started(Deferred, &[]);
+    assert_eq!(bed.told("connections")["connections"], Json::Array(Vec::new()));
+    let mut expected = Vec::new();
+    let mut pairs = Vec::new();
+    for family in [V4, V6] {
+        let listener = bed.listen(family);
+        let pair = bed.stolen(&listener);
+        let client = pair.client.local_addr().expect("the client's address");
+        expected.push((client.to_string(), listener.address.to_string()));
+        pairs.push(pair);
+    }
+    pairs[1].exchange(1, 1000);
+    pairs[1].client.shutdown(Shutdown::Write).expect("shut down");
+    assert_eq!(end(&pairs[1].server), End::Fin);
+    let told = bed.told("connections");
+    let mut found: Vec<(String, String)> = Vec::new();
+    for connection in told["connections"].items() {
+        found.push((connection["client"].text().into(), connection["server"].text().into()));
+        let is_v6 = connection["client"].text().starts_with('[');
+        let (state, bytes) = if is_v6 { ("half_closed", 1000) } else { ("relaying", 0) };
+        assert_eq!(connection["state"].text(), state);
+        assert_eq!(connection["bytes"]["up"].number(), bytes);
+        for side in ["client", "server"] {
+            let leg = &connection["legs"][side];
+            assert!(leg["rtt_ms"].float() < 1000.0 && leg["cwnd"].number() > 0, "{leg:?}");
+            assert_eq!(leg["limited_by"].text(), "sender");
+        }
+    }
+    found.sort();
+    expected.sort();
+    assert_eq!(found, expected);
+    assert_eq!(faults(&schema("connections"), &examples("connections")), [""; 0]);
+    drop(pairs);
+    bed.check_nothing_left(V4);
+}
+
+fn figures_are_exact_deferred() {
+    figures_are_exact(Deferred);
+}
+
+fn figures_are_exact_early() {
+    figures_are_exact(Early);
+}
+
+/// Bytes, SYNs and connections are those that there were, while they live and afterwards.
+fn figures_are_exact(handshake: Handshake) {
+    let large = 16 * MIB / u64::from(slowness());
+    let mut bed = Bed::started(handshake, &["-T", "2"]);
+    let (mut up, mut down, mut connections) = (0, 0, 0);
+    for family in [V4, V6] {
+        let listener = bed.listen(family);
+        // Each way of moving bytes: by copy, by splice, through a full pipe.
+        for (seed, length) in [(1, 1), (2, 1000), (3, 100 * KIB + 17), (4, large + 3)] {
+            let pair = bed.stolen(&listener);
+            pair.exchange(seed, length);
+            connections += 1;
+            up += length;
+            down += length;
+            // Still open, and told of already; the last byte may have arrived before it was counted.
+            eventually("the bytes are counted", patience(), || {
+                bed.told("status")["bytes"]["up"].number() == up
+            });
+            let told = bed.told("connections");
+            let bytes = &told["connections"].items()[0]["bytes"];
+            assert_eq!((bytes["up"].number(), bytes["down"].number()), (length, length));
+            pair.close();
+            bed.daemon().wait_idle(patience());
+        }
+        let Pair { client, server, .. } = bed.stolen(&listener);
+        connections += 1;
+        thread::scope(|scope| {
+            scope.spawn(move || {
+                send(&client, 9, large).expect("send");
+                client.shutdown(Shutdown::Write).expect("shut down");
+                assert_eq!(end(&client), End::Fin);
+            });
+            receive_all(&server, 9, large);
+            drop(server);
+        });
+        up += large;
+    }
+    bed.daemon().wait_idle(patience());
+    let told = bed.told("status");
+    assert_eq!(told["bytes"]["up"].number(), up);
+    assert_eq!(told["bytes"]["down"].number(), down);
+    let syns = &told["syns"];
+    assert_eq!(syns["stolen"].number(), connections);
+    assert_eq!(syns["seen"].number(), connections + syns["repeated"].number());
+    assert_eq!(told["slots"]["used"].number(), 0);
+    assert_eq!(told["slots"]["peak"].number(), 1);
+    assert_eq!(told["connects_failed"].number(), 0);
+    for leg in ["satellite_ms", "lan_ms"] {
+        assert!(told["handshake_rtt"][leg].float() < 500.0 * f64::from(slowness()), "{leg}");
+    }
+    // The graphs show the same bytes, a second later.
+    thread::sleep(Duration::from_millis(1200));
+    let samples = &bed.told("status")["samples"];
+    let bits: u64 = samples["up_bps"].items().iter().map(Json::number).sum();
+    let share = bits as f64 / 8.0 / up as f64;
+    assert!((0.5..1.5).contains(&share), "{bits} bits in the samples of {up} bytes");
+}
+
+/// Each reason is counted, and their sum with the stolen ones is what was seen.
+fn passed_by_reason() {
+    let mut bed = Bed::started(Deferred, &["-c", "2", "--connect-timeout", "1"]);
+    let listener = bed.listen(V4);
+    let closed = bed.closed_port(V4);
+    for _ in 0..3 {
+        let refused = bed.connect(closed).expect_err("a closed port");
+        assert_eq!(refused.kind(), ErrorKind::ConnectionRefused);
+    }
+    assert_eq!(bed.passed("refused"), 3);
+
+    let unreachable = bed.closed_port(V4);
+    let rule = format!("tcp dport {} reject with icmp host-unreachable", unreachable.port());
+    bed.net.server.add_rules("reject", "input priority 0", &rule);
+    bed.connect(unreachable).expect_err("an unreachable port");
+    assert!(bed.passed("unreachable") >= 1);
+
+    let silent = bed.closed_port(V4);
+    bed.net.server.discard("silent", "input priority 0", &format!("tcp dport {}", silent.port()));
+    dial_within(&bed.net.client, silent, seconds(3), |_| ()).expect_err("nobody answers");
+    assert_eq!(bed.passed("timeout"), 1);
+
+    let pairs = [bed.stolen(&listener), bed.stolen(&listener)];
+    let direct = [bed.direct(&listener), bed.direct(&listener), bed.direct(&listener)];
+    let told = bed.told("status");
+    assert_eq!(told["syns"]["passed"]["full"].number(), 3);
+    assert!(told["warnings"].items().iter().any(|warning| warning["code"].text() == "slots_full"));
+    assert_eq!((told["slots"]["used"].number(), told["slots"]["peak"].number()), (2, 2));
+    drop((pairs, direct));
+    bed.daemon().wait_idle(patience());
+
+    // TCP-AO, RFC 5925.
+    let signature = [29, 16, 1, 1, 1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 11, 12];
+    send_syn(&bed.net.client, SocketAddr::new(V4.client(), 23_000), listener.address, &signature);
+    eventually("the signed SYN is counted", patience(), || bed.passed("signed") == 1);
+    let told = bed.told("status");
+    let syns = &told["syns"];
+    let passed: u64 = syns["passed"].fields().values().map(Json::number).sum();
+    let sum = syns["stolen"].number() + syns["repeated"].number() + passed;
+    assert_eq!(syns["seen"].number(), sum, "{syns:?}");
+    assert_eq!(told["connects_failed"].number(), 3 + bed.passed("unreachable") + 1);
+}
+
+/// The far reader stops: the router's leg to it is limited by its receive window, and before that leg's buffer is
+/// drained nothing else is.
+fn what_limits() {
+    let mut bed = Bed::started(Deferred, &[]);
+    let listener = bed.listen(V4);
+    let Pair { client, server, .. } = bed.stolen(&listener);
+    client.set_nonblocking(true).expect("a stream that does not block");
+    let piece = vec![7; 256 << 10];
+    // Until nothing moves any more.
+    let mut idle_since = Instant::now();
+    while idle_since.elapsed() < Duration::from_millis(300) {
+        match (&client).write(&piece) {
+            Ok(_) => idle_since = Instant::now(),
+            Err(err) if err.kind() == ErrorKind::WouldBlock => thread::sleep(Duration::from_millis(5)),
+            Err(err) => panic!("{err}"),
+        }
+    }
+    eventually("the server's window is the limit", patience(), || {
+        let told = bed.told("connections");
+        let connection = &told["connections"].items()[0];
+        connection["legs"]["server"]["limited_by"].text() == "receive_window"
+            && connection["legs"]["client"]["limited_by"].text() == "sender"
+            && connection["rate"]["up_bps"].number() == 0
+            && connection["legs"]["server"]["unsent_bytes"].number() > 0
+    });
+    drop((client, server));
+    bed.daemon().wait_idle(patience());
+}
+
+/// All are listed, each once, while one connection relays on as if nobody asked.
+fn a_thousand_connections() {
+    const COUNT: usize = 1000;
+    let count = COUNT / slowness() as usize;
+    let mut bed = Bed::started(Deferred, &["-c", "1100"]);
+    let listener = bed.listen(V4);
+    let pairs: Vec<Pair> = (0..count).map(|_| bed.pair(&listener)).collect();
+    let echo = bed.stolen(&listener);
+    let round_trips = |asking: bool| -> Duration {
+        let mut slowest = Vec::new();
+        for seed in 0..200 {
+            let start = Instant::now();
+            send(&echo.client, seed, 100).expect("send");
+            receive(&echo.server, seed, 100);
+            slowest.push(start.elapsed());
+            if asking && seed % 50 == 0 {
+                let told = bed.told("connections");
+                assert_eq!(told["connections"].items().len(), count + 1);
+            }
+        }
+        slowest.sort();
+        slowest[slowest.len() * 9 / 10]
+    };
+    let told = bed.told("connections");
+    let mut ids: Vec<&str> =
+        told["connections"].items().iter().map(|connection| connection["id"].text()).collect();
+    ids.sort_unstable();
+    ids.dedup();
+    assert_eq!(ids.len(), count + 1);
+    // While another asks without a pause.
+    let alone = round_trips(false);
+    let done = std::sync::atomic::AtomicBool::new(false);
+    let asked = thread::scope(|scope| {
+        let _done = crate::host::SetOnDrop(&done);
+        let control = bed.control();
+        let done = &done;
+        scope.spawn(move || {
+            while !done.load(std::sync::atomic::Ordering::Relaxed) {
+                let mut asker = UnixStream::connect(&control).expect("the control socket");
+                asker.write_all(b"connections json\n").expect("ask");
+                let mut all = String::new();
+                asker.read_to_string(&mut all).expect("the answer");
+            }
+        });
+        round_trips(true)
+    });
+    assert!(asked < alone + seconds(1) / 20, "round trips of {asked:?} instead of {alone:?}");
+    drop((pairs, echo));
+    bed.check_nothing_left(V4);
+}
+
+/// Whoever says nothing, garbage, or does not read keeps nobody else from being answered, and costs no descriptor.
+fn hostile_askers() {
+    let mut bed = Bed::started(Deferred, &[]);
+    let listener = bed.listen(V4);
+    let pairs: Vec<Pair> = (0..50).map(|_| bed.stolen(&listener)).collect();
+    let connect = || UnixStream::connect(bed.control()).expect("the control socket");
+
+    let silent: Vec<UnixStream> = (0..100).map(|_| connect()).collect();
+    bed.told("status");
+    let mut unread: Vec<UnixStream> = (0..100).map(|_| connect()).collect();
+    for asker in &mut unread {
+        // The daemon may have dismissed it already.
+        let _ = asker.write_all(b"connections json\n");
+    }
+    bed.told("status");
+    for garbage in
+        [&b"\n"[..], b"status\n", &[0xff; 4096], b"status json\nstatus json\n", b"GET / HTTP/1.0\r\n\r\n"]
+    {
+        let mut asker = connect();
+        let _ = asker.write_all(garbage);
+        asker.set_read_timeout(Some(patience())).expect("a time limit");
+        let mut answer = Vec::new();
+        match asker.read_to_end(&mut answer) {
+            Ok(_) => {}
+            // It did not read all of it before it closed.
+            Err(err) => assert_eq!(err.kind(), ErrorKind::ConnectionReset),
+        }
+    }
+    let half = connect();
+    (&half).write_all(b"status js").expect("half a request");
+    pairs[0].exchange(1, 1_000_000);
+    bed.told("connections");
+    // All are dismissed although they still hold on.
+    drop(pairs);
+    bed.daemon().wait_idle(patience());
+    drop((silent, unread, half));
+    bed.check_nothing_left(V4);
+}
+
+fn the_socket() {
+    let mut bed = Bed::started(Deferred, &[]);
+    let path = bed.control();
+    let file = std::fs::metadata(&path).expect("the socket");
+    assert!(file.file_type().is_socket());
+    assert_eq!(file.permissions().mode() & 0o777, 0o660);
+
+    // A second daemon does not take it from a living one.
+    let second = || {
+        let mut command = Command::new(binary());
+        command.args(["run", "-p", "6000", "-q", "6000", "--device", "pepsal1", "--control"]).arg(&path);
+        command
+    };
+    let (code, said) = refusal(&bed.net.router, second());
+    assert_eq!(code, Some(1));
+    assert!(said.contains("address already in use") && said.lines().count() == 1, "{said}");
+    bed.told("status");
+
+    // A killed one leaves it behind, and nobody answers; the next takes it.
+    bed.signal(Signal::SIGKILL);
+    bed.daemon().wait_end(patience());
+    let done = Command::new(binary()).args(["status", "--control"]).arg(&path).output().expect("pepsal");
+    let said = String::from_utf8_lossy(&done.stderr).into_owned();
+    assert_eq!(done.status.code(), Some(1));
+    let expected =
+        format!("pepsal: cannot connect to {}: connection refused (is pepsal running?)\n", path.display());
+    assert_eq!(said, expected);
+    assert!(path.exists());
+    bed.start_daemon(Deferred, &[]);
+    bed.told("status");
+
+    // A proper end removes it.
+    bed.signal(Signal::SIGTERM);
+    bed.daemon().wait_end(patience());
+    assert!(!path.exists());
+
+    // What is no socket is not touched; its directory is made.
+    std::fs::write(&path, "somebody's file").expect("a file");
+    let (code, said) = refusal(&bed.net.router, second());
+    assert_eq!((code, said.lines().count()), (Some(1), 1), "{said}");
+    assert_eq!(std::fs::read_to_string(&path).expect("still there"), "somebody's file");
+    std::fs::remove_file(&path).expect("remove it");
+}
+
+/// The words that README.md shows, and the names that dashboards are made with.
+fn formats() {
+    let mut bed = Bed::started(Deferred, &["--rate-up", "5", "--rtt", "600"]);
+    let listener = bed.listen(V6);
+    let pair = bed.stolen(&listener);
+    pair.exchange(1, 100_000);
+    let text = bed.ask(&["status"]);
+    for words in ["running for", "5.0 Mbit/s up", "1 of 1024 used", "100.0 kB up, 100.0 kB down", "1 stolen"]
+    {
+        assert!(text.contains(words), "{words} is missing in\n{text}");
+    }
+    assert!(text.lines().all(|line| line.len() <= 120), "{text}");
+
+    let list = bed.ask(&["connections"]);
+    assert_eq!(list.lines().count(), 3, "{list}");
+    for words in [&listener.address.to_string()[..], "relaying", "lan", "satellite", "limited by the sender"]
+    {
+        assert!(list.contains(words), "{words} is missing in\n{list}");
+    }
+
+    let metrics = bed.ask(&["status", "--format", "prometheus"]);
+    assert!(metrics.contains("pepsal_bytes_total{direction=\"up\"} 100000\n"), "{metrics}");
+    assert!(metrics.contains("pepsal_syns_passed_total{reason=\"fail_open\"} 0\n"), "{metrics}");
+    for line in metrics.lines().filter(|line| !line.starts_with("# TYPE pepsal_")) {
+        let (name, value) = line.rsplit_once(' ').expect("a name and a value");
+        assert!(name.starts_with("pepsal_") && value.parse::<f64>().is_ok(), "{line}");
+        let family = name.split('{').next().expect("a name");
+        assert!(metrics.contains(&format!("# TYPE {family} ")), "{family} has no type");
+    }
+
+    // A reader that leaves early is no failure.
+    let mut child = Command::new(binary())
+        .args(["connections", "--json", "--control"])
+        .arg(bed.control())
+        .stdout(Stdio::piped())
+        .spawn()
+        .expect("pepsal");
+    drop(child.stdout.take());
+    assert!(child.wait().expect("its end").success());
+    pair.close();
+    bed.check_nothing_left(V6);
+}
+
+/// A line without a satellite: after a few connections new ones pass, and status says so.
+fn passes_a_fast_line() {
+    let threshold = (200 * slowness()).to_string();
+    let mut bed = Bed::started(Deferred, &["--auto-pass", &threshold]);
+    let listener = bed.listen(V4);
+    for seed in 0..8 {
+        let pair = bed.stolen(&listener);
+        pair.exchange(seed, 1000);
+        pair.close();
+    }
+    for seed in 0..5 {
+        let pair = bed.direct(&listener);
+        pair.exchange(seed, 1000);
+        pair.close();
+    }
+    let told = bed.told("status");
+    assert_eq!(told["syns"]["passed"]["fast_link"].number(), 5);
+    assert_eq!(told["auto_pass"]["passing"], Json::Bool(true));
+    assert_eq!(told["warnings"].items()[0]["code"].text(), "auto_passing");
+    // Every 30 seconds one is stolen, to measure again.
+    if slowness() == 1 {
+        thread::sleep(Duration::from_secs(30));
+        bed.stolen(&listener).close();
+        bed.direct(&listener).close();
+    }
+    bed.daemon().wait_idle(patience());
+}
+
+/// With a server leg that takes longer than the threshold nothing passes; without a threshold there is a warning
+/// only, and only if the line is fast.
+fn splits_a_slow_line() {
+    let mut bed = Bed::build(Plan::default());
+    bed.start(Deferred, &["--auto-pass", "1"]);
+    let listener = bed.listen(V4);
+    // Answers only the second SYN of each connection, so after a second.
+    let syn = format!("tcp dport {} tcp flags & (syn | ack) == syn", listener.address.port());
+    bed.net.server.add_rules(
+        "late",
+        "input priority 0",
+        &format!(
+            "{syn} meter late {{ tcp sport limit rate over 1/minute burst 1 packets }} accept\n{syn} drop"
+        ),
+    );
+    thread::scope(|scope| {
+        let (bed, listener) = (&bed, &listener);
+        let clients: Vec<_> = (0..9).map(|_| scope.spawn(|| bed.connect(listener.address))).collect();
+        let servers: Vec<TcpStream> = (0..9).map(|_| listener.accept().0).collect();
+        clients.into_iter().for_each(|client| drop(client.join().expect("a client").expect("connected")));
+        drop(servers);
+    });
+    bed.net.server.remove_rules("late");
+    bed.daemon().wait_idle(patience());
+    let told = bed.told("status");
+    assert!(told["handshake_rtt"]["satellite_ms"].float() >= 900.0, "{told:?}");
+    assert_eq!(told["auto_pass"]["passing"], Json::Bool(false));
+    assert_eq!(told["warnings"].items().len(), 0, "{told:?}");
+    bed.stolen(&listener).close();
+    drop(bed);
+
+    let bed = Bed::started(Deferred, &["--rtt", &(600 * slowness()).to_string()]);
+    let listener = bed.listen(V4);
+    (0..8).for_each(|_| bed.stolen(&listener).close());
+    let told = bed.told("status");
+    assert_eq!(told["warnings"].items()[0]["code"].text(), "satellite_not_slow");
+    bed.stolen(&listener).close();
+}
+
+/// No thread of an idle daemon is woken, neither before the first connection nor after the last.
+fn idle_daemon_sleeps() {
+    let mut bed = Bed::started(Deferred, &["-T", "2"]);
+    bed.check_nothing_left(V4);
+    bed.told("status");
+    // The last asker is gone, the last sample is taken.
+    thread::sleep(Duration::from_secs(3));
+    let before = switches(bed.daemon().pid());
+    thread::sleep(Duration::from_secs(4));
+    assert_eq!(switches(bed.daemon().pid()), before);
+    let told = bed.told("status");
+    let samples = told["samples"]["connections"].items();
+    assert!(samples.len() >= 6, "the seconds of sleep are missing: {samples:?}");
+    assert_eq!(samples[samples.len() - 1].number(), 0);
+}
+
+/// How often the threads of the daemon have gone to sleep so far.
+fn switches(pid: u32) -> u64 {
+    let tasks = std::fs::read_dir(format!("/proc/{pid}/task")).expect("the daemon's threads");
+    let of = |status: String| -> u64 {
+        let line = status.lines().find_map(|line| line.strip_prefix("voluntary_ctxt_switches:"));
+        line.and_then(|count| count.trim().parse().ok()).expect("a count of switches")
+    };
+    tasks.flatten().map(|task| of(std::fs::read_to_string(task.path().join("status")).expect("status"))).sum()
+}
