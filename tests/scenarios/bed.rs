@@ -231,7 +231,7 @@ fn obstacle() -> Option<String> {
     // Deletes the namespace again.
     let host = Host { netns };
     let (program, queue) = if nft_rules() {
-        ("nft -f -", "table inet t { chain c { queue flags bypass to 5; } }\n")
+        ("nft -f -", "table inet t { chain c { queue flags bypass to 5; }; }\n")
     } else {
         ("iptables-restore -w -n", "*security\n-A FORWARD -j NFQUEUE --queue-num 5 --queue-bypass\nCOMMIT\n")
     };
