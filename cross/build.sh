@@ -265,7 +265,7 @@ build() {
         CARGO_ENCODED_RUSTFLAGS=$flags cargo test "$@" --no-run -Z build-std=std,panic_abort,test \
             -Z panic-abort-tests --config 'profile.dev.panic="abort"' --config 'profile.test.panic="abort"' \
             --config profile.test.debug=false --config profile.test.opt-level=1 --message-format=json-render-diagnostics >"$build/messages"
-        result=$(sed -n '/"test":true/s/.*"executable":"\([^"]*\)".*/\1/p' "$build/messages" | tail -n 1)
+        result=$(sed -n '/"test":true},"features"/s/.*"executable":"\([^"]*\)".*/\1/p' "$build/messages" | tail -n 1)
     else
         CARGO_ENCODED_RUSTFLAGS=$flags cargo build "$@" --profile openwrt -Z build-std=std,panic_abort \
             -Z build-std-features=optimize_for_size
