@@ -140,14 +140,18 @@ start_daemon() {
 		sort -u | tr -d '\n' | tr '[:upper:]' '[:lower:]')"
 	cp "$pepsal" "$work/pepsal"
 	chmod 755 "$work" "$work/pepsal"
-	# As the init script leaves the device for its group.
+	# As the init script leaves the device for its group, and a directory for its control socket.
 	mknod -m 660 "$work/tun" c 10 200
 	chgrp 333 "$work/tun"
+	mkdir -p "$work/run/daemon"
+	chmod 750 "$work/run/daemon"
+	chown 333:333 "$work/run/daemon"
+	ln -sfn daemon/control "$work/run/control"
 	# shellcheck disable=SC2016 # for the shell inside
 	ip netns exec "$router" sh -c '
 		mount --bind "$1/tun" /dev/net/tun &&
 			exec setpriv --reuid 333 --regid 333 --clear-groups --no-new-privs \
-				--inh-caps "$2" --ambient-caps "$2" --bounding-set "$2" "$1/pepsal" run -v --drain 1' \
+				--inh-caps "$2" --ambient-caps "$2" --bounding-set "$2" "$1/pepsal" run -v --drain 1 --control "$1/run/daemon/control"' \
 		sh "$work" "$rights" >/dev/null 2>"$work/daemon.log" &
 	daemon=$!
 }
@@ -156,6 +160,10 @@ rights_are_the_files() {
 	grep -E '^(Uid|Cap|NoNewPrivs)' "/proc/$daemon/status"
 	grep -q '^Uid:[[:space:]]333' "/proc/$daemon/status" && grep -q '^CapEff:[[:space:]]*0000000000001000$' "/proc/$daemon/status" &&
 		grep -q '^NoNewPrivs:[[:space:]]*1$' "/proc/$daemon/status"
+}
+
+status_for_root() {
+	"$pepsal" status --json --control "$work/run/control" | grep '"stolen"'
 }
 
 daemon_is_up() {
@@ -230,6 +238,7 @@ if build_network >"$work/network.log" 2>&1; then
 	start_daemon
 	check 'firewall: daemon starts' daemon_is_up
 	check 'firewall: daemon has CAP_NET_ADMIN alone' rights_are_the_files
+	check 'firewall: root reaches the daemon by the link' status_for_root
 	check 'firewall: lan to wan is split' split "$lan" 198.51.100.2/
 	check 'firewall: lan to wan is split, IPv6' split "$lan" '[2001:db8:100::2]/'
 	check 'firewall: guest to wan is split, though its input is rejected' split "$guest" 198.51.100.2/

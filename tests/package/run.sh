@@ -388,7 +388,8 @@ reload_leaves_daemon_alone() {
 stop_leaves_nothing() {
 	fresh "$here/cases/transparent.pepsal"
 	service start
-	[ "$(stat -c %g:%a "$root/dev/net/tun")" = 333:660 ] && [ "$(stat -c %g:%a "$root/var/run/pepsal")" = 333:1770 ] &&
+	[ "$(stat -c %g:%a "$root/dev/net/tun")" = 333:660 ] && [ "$(stat -c %u:%a "$root/var/run/pepsal")" = 0:755 ] &&
+		[ "$(stat -c %u:%g:%a "$root/var/run/pepsal/daemon")" = 333:333:750 ] &&
 		[ "$(policy_routing | wc -l)" = 4 ] || return
 	service stop
 	state rules
