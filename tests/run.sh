@@ -10,9 +10,9 @@ cd "$(dirname "$0")/.." || exit 1
 # shellcheck source=tests/setup.sh
 . tests/setup.sh
 
-quick='format lint shell unit scenarios allocations package'
+quick='format lint shell unit scenarios allocations package luci'
 # The package's sizes want the cross builds.
-all='format lint shell unit scenarios allocations cross package demo'
+all='format lint shell unit scenarios allocations cross package luci demo'
 
 step_format() { cargo fmt --all --check; }
 step_lint() { cargo clippy --quiet --locked --all-targets --all-features -- -D warnings; }
@@ -29,6 +29,7 @@ step_allocations() {
     cargo test --locked --target-dir target/allocations --features count-allocations --test scenarios allocations
 }
 step_package() { tests/package/run.sh; }
+step_luci() { tests/luci/run.sh; }
 step_demo() { tests/demo.sh --quick; }
 step_cross() { tests/cross.sh; }
 
