@@ -98,6 +98,11 @@ return view.extend({
 		o.placeholder = _('automatic');
 		wholeNumber(o, 1, 64);
 
+		o = s.taboption('advanced', form.Value, 'auto_pass', _('Pass on fast lines'),
+			_('New connections go end to end while the way to the servers takes less than this many milliseconds, such as 150. For links that have another line to fall back to.'));
+		o.placeholder = _('never');
+		wholeNumber(o, 1, 10000);
+
 		o = s.taboption('advanced', form.Value, 'connect_timeout', _('Connect timeout'),
 			_('Seconds that a server has for its answer.'));
 		o.placeholder = '20';
