@@ -97,6 +97,10 @@ pub struct Run {
     #[argh(option, arg_name = "MS", from_str_fn(milliseconds))]
     pub auto_pass: Option<u32>,
 
+    /// what all connections together may buffer, 1 to 65536 MiB (an eighth of the RAM)
+    #[argh(option, arg_name = "MIB", from_str_fn(memory))]
+    pub memory: Option<u32>,
+
     /// how long a server may take to answer, 1 to 120 seconds (20)
     #[argh(option, arg_name = "SECONDS", default = "20", from_str_fn(connect_timeout))]
     pub connect_timeout: u64,
@@ -282,6 +286,10 @@ fn milliseconds(text: &str) -> Result<u32, String> {
 /// The limits are the kernel's: TCP_MIN_MSS and MAX_TCP_WINDOW in net/tcp.h.
 fn mss(text: &str) -> Result<u32, String> {
     number(text, 88..=32_767)
+}
+
+fn memory(text: &str) -> Result<u32, String> {
+    number(text, 1..=65_536)
 }
 
 fn connect_timeout(text: &str) -> Result<u64, String> {

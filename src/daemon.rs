@@ -25,6 +25,7 @@ use crate::error::Error;
 use crate::gain::Gain;
 use crate::legs::{self, LegOptions};
 use crate::main_loop::MainLoop;
+use crate::memory::Memory;
 use crate::pep::{Pep, Seat};
 use crate::pipes::MAX_PIPES;
 use crate::queue;
@@ -79,6 +80,7 @@ pub fn run(options: &Run) -> Result<(), Error> {
 }
 
 fn prepare(options: &Run, bell: Bell) -> Result<Pep, Error> {
+    let memory = Memory::new(options.memory);
     let leg_options = LegOptions {
         satellite: Satellite::derive(&Link {
             side: options.satellite,
@@ -86,6 +88,7 @@ fn prepare(options: &Run, bell: Bell) -> Result<Pep, Error> {
             rates: [options.rate_up, options.rate_down],
             rtt: options.rtt,
             mss: options.mss,
+            largest_buffer: memory.largest_buffer(),
         })?,
         transparent: options.transparent,
     };
@@ -120,6 +123,7 @@ fn prepare(options: &Run, bell: Bell) -> Result<Pep, Error> {
         full: AtomicBool::new(false),
         ending: AtomicBool::new(false),
         undelivered: AtomicBool::new(false),
+        memory,
         counts: Counts::default(),
         gain: Gain::new(options.satellite, options.auto_pass, options.rtt),
         started: Instant::now(),

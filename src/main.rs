@@ -21,6 +21,7 @@ mod legs;
 mod log;
 mod looks;
 mod main_loop;
+mod memory;
 mod page;
 mod pep;
 mod pipes;

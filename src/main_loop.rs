@@ -70,7 +70,7 @@ impl MainLoop {
     /// Waits once; whether a signal says that it is time to end.
     fn turn(&mut self, pep: &Pep, deadline: Option<Instant>) -> bool {
         let still = self.samples.is_still();
-        let idle = pep.bell.may_sleep(|| still && pep.slots.used() == 0);
+        let idle = pep.bell.may_sleep(|| still && pep.memory.is_calm() && pep.slots.used() == 0);
         let due = (!idle).then_some(self.samples.due());
         let impatient = self.control.as_ref().and_then(Control::deadline);
         let until = [deadline, due, impatient].into_iter().flatten().min();
@@ -103,6 +103,7 @@ impl MainLoop {
 
     /// What is due once a second while connections live.
     fn second(&mut self, pep: &Pep, now: Instant) {
+        pep.memory.look(&pep.slots, &pep.legs.satellite);
         self.samples.take(now, pep.bytes(), pep.slots.used() as u32);
     }
 

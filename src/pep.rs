@@ -14,6 +14,7 @@ use crate::bell::Bell;
 use crate::counts::{Counts, Passed, Tally};
 use crate::gain::Gain;
 use crate::legs::LegOptions;
+use crate::memory::Memory;
 use crate::queue::{SynQueue, Verdicts};
 use crate::relay::{Leg, Side};
 use crate::slots::{Endpoints, Slot, SlotId, Slots};
@@ -45,6 +46,7 @@ pub struct Pep {
     pub ending: AtomicBool,
     /// An injected SYN did not reach the listener.
     pub undelivered: AtomicBool,
+    pub memory: Memory,
     pub counts: Counts,
     pub gain: Gain,
     pub started: Instant,

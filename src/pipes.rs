@@ -41,6 +41,10 @@ impl Pipe {
         Ok(Pipe { reader, writer, capacity, held: 0 })
     }
 
+    pub fn held(&self) -> usize {
+        self.held
+    }
+
     pub fn is_empty(&self) -> bool {
         self.held == 0
     }
@@ -73,15 +77,20 @@ impl Pipe {
 pub struct Pipes {
     idle: Vec<Pipe, MAX_PIPES>,
     made: usize,
+    /// None are lent while memory is tight.
+    pub closed: bool,
 }
 
 impl Pipes {
     pub fn new() -> Pipes {
-        Pipes { idle: Vec::new(), made: 0 }
+        Pipes { idle: Vec::new(), made: 0, closed: false }
     }
 
-    /// An empty pipe; `None` when the limit is reached or the kernel has none to give.
+    /// An empty pipe; `None` when memory is tight, the limit is reached or the kernel has none to give.
     pub fn take(&mut self) -> Option<Pipe> {
+        if self.closed {
+            return None;
+        }
         self.idle.pop().or_else(|| {
             let pipe = (self.made < MAX_PIPES).then(Pipe::new)?.ok()?;
             self.made += 1;

@@ -130,11 +130,14 @@ pub struct Connection {
     progress: u64,
     /// Waits in the worker's list for its next turn.
     pub queued: bool,
+    /// Its windows are small because memory is tight.
+    pub squeezed: bool,
 }
 
 impl Connection {
     pub fn new(client: Leg, server: Leg) -> Connection {
-        Connection { legs: [client, server], flows: Default::default(), progress: 0, queued: false }
+        let flows = Default::default();
+        Connection { legs: [client, server], flows, progress: 0, queued: false, squeezed: false }
     }
 
     pub fn leg(&mut self, side: Side) -> &mut Leg {
@@ -148,6 +151,15 @@ impl Connection {
     /// The server leg is up. (The client leg was accepted.)
     pub fn is_established(&self) -> bool {
         self.legs[Side::Server as usize].connected
+    }
+
+    pub fn sockets(&self) -> [&OwnedFd; 2] {
+        self.legs.each_ref().map(|leg| &leg.socket)
+    }
+
+    /// Bytes held in pipes.
+    pub fn piped(&self) -> usize {
+        self.flows.iter().filter_map(|flow| flow.pipe.as_ref()).map(Pipe::held).sum()
     }
 
     /// Exactly one direction has ended.

@@ -29,6 +29,8 @@ pub struct Link<'a> {
     pub rtt: Option<u32>,
     /// Largest segment in bytes; tcp(7) TCP_MAXSEG.
     pub mss: Option<u32>,
+    /// Bytes that one socket's buffer may be set to.
+    pub largest_buffer: usize,
 }
 
 /// Preferred where nothing was asked for: Hybla was made for satellites, BBR bears losses that are no congestion.
@@ -69,7 +71,7 @@ impl Satellite {
             Side::Server => (up, down),
             Side::Client => (down, up),
         };
-        let buffer = |rate: Option<u32>| Some(buffer_size(rate?, link.rtt?));
+        let buffer = |rate: Option<u32>| Some(buffer_size(rate?, link.rtt?).min(link.largest_buffer));
         Ok(Satellite {
             side: link.side,
             congestion,
@@ -82,6 +84,11 @@ impl Satellite {
             send_buffer: buffer(sending),
             receive_buffer: buffer(receiving),
         })
+    }
+
+    /// Bytes that may wait unsent in a leg's socket.
+    pub fn unsent(&self, side: Side) -> u32 {
+        if side == self.side { self.unsent } else { u32::MAX }
     }
 
     /// To be called before the leg connects or listens: a window's scale is settled by the SYN. The legs that a
@@ -174,8 +181,8 @@ fn pace(rate: u32, mss: Option<u32>, headers: u32) -> u32 {
     pace.max(1) as u32
 }
 
-/// Bytes that may wait unsent in the socket (TCP_NOTSENT_LOWAT; more is asked for when half is left): a tenth of a second's worth, so that a
-/// busy router comes back in time. What waits elsewhere waits in its sender.
+/// Bytes that may wait unsent in the socket (TCP_NOTSENT_LOWAT; more is asked for when half is left): a tenth of a
+/// second's worth, so that a busy router comes back in time. What waits elsewhere waits in its sender.
 fn unsent(rate: Option<u32>) -> u32 {
     rate.map_or(128 << 10, |rate| (rate / 10).clamp(64 << 10, 1 << 20))
 }

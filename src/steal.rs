@@ -70,6 +70,10 @@ fn steal(pep: &Pep, taker: usize, syn: &Syn, mut packet: Queued) {
     if pep.gain.is_none() {
         return pep.pass(packet.id, Passed::FastLink);
     }
+    if !pep.memory.admits() {
+        pep.bell.ring();
+        return pep.pass(packet.id, Passed::Memory);
+    }
     let Some((id, owner)) = pep.claim(endpoints, taker) else {
         pep.pass(packet.id, Passed::Full);
         return warn_full(pep);

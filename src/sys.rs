@@ -36,6 +36,15 @@ sockopt_impl!(
     u32
 );
 
+sockopt_impl!(
+    /// Bound on the window that the socket announces, in bytes; tcp(7) TCP_WINDOW_CLAMP.
+    WindowClamp,
+    SetOnly,
+    libc::IPPROTO_TCP,
+    libc::TCP_WINDOW_CLAMP,
+    u32
+);
+
 /// A second descriptor, closed on exec, of the file that `fd` stands for; fcntl(2).
 pub fn duplicate(fd: RawFd) -> Result<OwnedFd, Errno> {
     // SAFETY: F_DUPFD_CLOEXEC takes an integer and touches no memory; a bad `fd` is EBADF.
@@ -125,6 +134,28 @@ pub fn unacknowledged(socket: BorrowedFd) -> Result<usize, Errno> {
     let done = unsafe { libc::ioctl(socket.as_raw_fd(), libc::TIOCOUTQ as _, &mut bytes) };
     Errno::result(done)?;
     Ok(usize::try_from(bytes).unwrap_or(0))
+}
+
+/// Bytes of kernel memory that the socket's queues take; SO_MEMINFO, whose numbers `ss -m` prints (ss(8)).
+pub fn buffered(socket: BorrowedFd) -> Result<usize, Errno> {
+    const RECEIVED: usize = 0;
+    const RESERVED: usize = 4;
+    const WRITTEN: usize = 5;
+    const BACKLOG: usize = 7;
+    let mut sizes = [0u32; 9];
+    let mut len = size_of_val(&sizes) as libc::socklen_t;
+    // SAFETY: the kernel writes at most `len` bytes into `sizes`, and both outlive the call.
+    let done = unsafe {
+        libc::getsockopt(
+            socket.as_raw_fd(),
+            libc::SOL_SOCKET,
+            libc::SO_MEMINFO,
+            sizes.as_mut_ptr().cast(),
+            &mut len,
+        )
+    };
+    Errno::result(done)?;
+    Ok([RECEIVED, RESERVED, WRITTEN, BACKLOG].into_iter().map(|it| sizes[it] as usize).sum())
 }
 
 /// Turns an open /dev/net/tun into the network device `name`, without packet headers of its own;

@@ -56,6 +56,7 @@ impl<'a> Worker<'a> {
         let mut events = [EpollEvent::empty(); BATCH];
         loop {
             let ready = self.seat().wait(&mut events, self.patience());
+            self.means.pipes.closed = self.pep.memory.is_tight();
             for event in &events[..ready] {
                 match Token::from(event.data()) {
                     Token::Wake => {}

@@ -90,6 +90,7 @@ mod json;
 mod network;
 mod segment;
 mod soak;
+mod socket_info;
 mod stream;
 mod transparent;
 
@@ -101,6 +102,7 @@ mod handshake;
 mod limits;
 mod listener;
 mod marks;
+mod memory;
 mod refusal;
 mod reset;
 mod restart;

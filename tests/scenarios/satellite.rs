@@ -9,7 +9,8 @@ use std::time::Instant;
 use crate::bed::{Bed, Family, Handshake, Handshake::*, Plan};
 use crate::connection::Pair;
 use crate::daemon::{binary, refusal};
-use crate::host::{Host, eventually, patience, slowness};
+use crate::host::slowness;
+use crate::socket_info::Socket;
 use crate::stream::{KIB, receive, send};
 
 once!(unknown_congestion, best_congestion);
@@ -114,35 +115,4 @@ fn check_pace(leg: &Socket, rate: u64) {
     // ss prints bits.
     let share = ceiling as f64 / (8 * rate) as f64;
     assert!((0.92..0.96).contains(&share), "a pace of {share} of the link's rate");
-}
-
-/// What the kernel says of one established connection (ss).
-struct Socket {
-    words: Vec<String>,
-}
-
-impl Socket {
-    fn of(host: &Host, which: &str, port: u16) -> Socket {
-        let mut words = Vec::new();
-        eventually("a socket that is established", patience(), || {
-            let list = host.exec(&format!("ss -tinmOH state established {which} = :{port}"), "");
-            words = list.split_whitespace().map(str::to_string).collect();
-            !words.is_empty()
-        });
-        Socket { words }
-    }
-
-    /// A number in skmem:(…).
-    fn memory(&self, name: &str) -> u64 {
-        let skmem = self.words.iter().find_map(|word| word.strip_prefix("skmem:(")).expect("skmem");
-        let number =
-            skmem.trim_end_matches(')').split(',').find_map(|part| part.strip_prefix(name)?.parse().ok());
-        number.unwrap_or_else(|| panic!("no {name} in {skmem}"))
-    }
-
-    /// A number as in name:123; what is 0 is not printed.
-    fn info(&self, name: &str) -> u64 {
-        let number = |word: &String| word.strip_prefix(name)?.strip_prefix(':')?.parse().ok();
-        self.words.iter().find_map(number).unwrap_or(0)
-    }
 }

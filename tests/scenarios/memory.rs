@@ -1,0 +1,89 @@
+//! Shows that `--memory` bounds what all connections together buffer: stalled readers push it to the budget,
+//! windows shrink, what comes then goes direct, every byte arrives in the end, and once the readers have caught up
+//! connections are stolen again.
+
+use std::thread;
+
+use nix::sys::socket::{setsockopt, sockopt};
+
+use crate::bed::{Bed, Family, Handshake};
+use crate::connection::{Listener, Pair, dial};
+use crate::host::{eventually, patience, seconds};
+use crate::socket_info::Socket;
+use crate::stream::{MIB, receive, send};
+
+four_ways!(budget);
+
+/// In MiB. The numbers of the link let each direction of a connection's satellite leg take a tenth of it.
+const ARGS: [&str; 8] = ["--memory", "8", "--rate-down", "8", "--rate-up", "8", "--rtt", "200"];
+const BUDGET: u64 = 8 * MIB;
+
+/// What a server sends on each connection: more than all buffers on the way.
+const LENGTH: u64 = 8 * MIB;
+
+/// With a receive buffer that stays small, so that what its application does not read stays in the router.
+fn small_reader(bed: &Bed, listener: &Listener) -> Pair {
+    let small = |socket: &_| setsockopt(socket, sockopt::RcvBuf, &(64 << 10)).expect("SO_RCVBUF");
+    let client = dial(&bed.net.client, listener.address, small).expect("connect");
+    let (server, peer) = listener.accept();
+    Pair { client, server, peer }
+}
+
+fn budget(family: Family, handshake: Handshake) {
+    let mut bed = Bed::started(handshake, &ARGS);
+    let listener = bed.listen(family);
+    let port = listener.address.port();
+    let held = |bed: &Bed| -> u64 {
+        let sockets = Socket::all(&bed.net.router, &format!("( dport = :{port} or sport = :5000 )"));
+        let parts = ["r", "f", "w", "bl"];
+        sockets.iter().map(|socket| parts.iter().map(|part| socket.memory(part)).sum::<u64>()).sum()
+    };
+    thread::scope(|scope| {
+        let mut stalled: Vec<(u64, Pair)> = Vec::new();
+        let direct = loop {
+            let pair = small_reader(&bed, &listener);
+            if !bed.is_stolen(&pair) {
+                break pair;
+            }
+            let seed = stalled.len() as u64;
+            let server = pair.server.try_clone().expect("another descriptor");
+            scope.spawn(move || send(&server, seed, LENGTH).expect("send"));
+            stalled.push((seed, pair));
+            assert!(stalled.len() < 40, "{} bytes are held and a SYN is stolen", held(&bed));
+            thread::sleep(seconds(1) / 3);
+        };
+        assert!(stalled.len() >= 4, "only {} connections spend the budget", stalled.len());
+        // It is as good as one without pepsal, and so is each one that follows.
+        direct.exchange(1000, 100_000);
+        bed.direct(&listener).exchange(1001, 100_000);
+        assert_eq!(bed.log().matches("memory budget").count(), 1, "one line, not one for each SYN");
+
+        // The senders go on sending for all they can.
+        thread::sleep(seconds(3));
+        let most = held(&bed);
+        assert!((BUDGET / 2..BUDGET * 5 / 4).contains(&most), "{most} bytes are held of {BUDGET}");
+
+        // What a leg may announce again once there is room: a part of its share, and not 400 KB.
+        for leg in Socket::all(&bed.net.router, &format!("dport = :{port}")) {
+            let window = leg.info("rcv_ssthresh");
+            assert!(window <= 128 << 10, "a window of {window}");
+        }
+
+        for (seed, pair) in &stalled {
+            receive(&pair.client, *seed, LENGTH);
+        }
+        eventually("connections are stolen again", patience(), || {
+            let pair = bed.pair(&listener);
+            pair.exchange(2000, 10_000);
+            bed.is_stolen(&pair)
+        });
+        assert!(bed.log().contains("memory budget has room again"), "nothing said of it");
+        // None is left with small windows.
+        let (_, first) = &stalled[0];
+        first.exchange(3000, MIB);
+        let window =
+            Socket::all(&bed.net.server, &format!("dport = :{}", first.peer.port()))[0].info("snd_wnd");
+        assert!(window > 128 << 10, "a window of {window} is left");
+    });
+    bed.check_nothing_left(family);
+}
