@@ -11,7 +11,7 @@ use std::panic;
 use std::process::abort;
 use std::sync::atomic::AtomicBool;
 use std::sync::{Arc, Mutex};
-use std::thread;
+use std::thread::{self, JoinHandle};
 use std::time::{Duration, Instant};
 
 use nix::errno::Errno;
@@ -26,10 +26,13 @@ use crate::gain::Gain;
 use crate::legs::{self, LegOptions};
 use crate::main_loop::MainLoop;
 use crate::memory::Memory;
+use crate::pacer::Pacer;
 use crate::pep::{Pep, Seat};
 use crate::pipes::MAX_PIPES;
 use crate::queue;
+use crate::routes::Routes;
 use crate::satellite::{Link, Satellite};
+use crate::share::{self, Pace, Share};
 use crate::slots::Slots;
 use crate::tun::Tun;
 use crate::worker::Worker;
@@ -50,16 +53,19 @@ pub fn run(options: &Run) -> Result<(), Error> {
     abort_on_panic();
     let failed = |errno| Error::system("prepare", "the main thread", errno, "");
     let mut main_loop = MainLoop::new().map_err(failed)?;
-    let pep = prepare(options, main_loop.bell().map_err(failed)?)?;
+    let mut pep = prepare(options, main_loop.bell().map_err(failed)?)?;
     if let Some(control) = control_socket(options.control.as_deref())? {
         main_loop.answer_at(control).map_err(failed)?;
     }
+    let pacer = prepare_pacer(&mut pep)?;
     privileges::drop_to(options.user.as_deref())?;
     let pep = Arc::new(pep);
     for index in 0..pep.workers.len() {
         let pep = Arc::clone(&pep);
         spawn("worker", move || Worker::new(&pep, index).run())?;
     }
+    let shared = Arc::clone(&pep);
+    let pacer = pacer.map(|pacer| spawn("pacer", move || pacer.run(&shared))).transpose()?;
     log::notice(format_args!(
         "ready: {} slots, {} workers, queue {}, port {}, device {}, {}",
         options.max_conns,
@@ -76,6 +82,11 @@ pub fn run(options: &Run) -> Result<(), Error> {
     log::notice(format_args!("{} allocations since ready", crate::sys::allocations::count() - before));
     steal::stop(&pep);
     drain(&pep, &mut main_loop, Duration::from_secs(options.drain));
+    if let (Some(pacer), Some(share)) = (pacer, &pep.share) {
+        share.end();
+        // It takes its routes away; a panic in it has ended the process.
+        let _ = pacer.join();
+    }
     Ok(())
 }
 
@@ -118,6 +129,7 @@ fn prepare(options: &Run, bell: Bell) -> Result<Pep, Error> {
         verdicts,
         tun,
         legs: leg_options,
+        share: None,
         handshake: options.handshake,
         connect_timeout: Duration::from_secs(options.connect_timeout),
         full: AtomicBool::new(false),
@@ -143,6 +155,32 @@ fn control_socket(path: Option<&str>) -> Result<Option<Control>, Error> {
     }
 }
 
+/// What shares the link and jump-starts its connections; `None`: its rate is not known.
+fn prepare_pacer(pep: &mut Pep) -> Result<Option<Pacer>, Error> {
+    let Some(pace) = pep.legs.satellite.pace() else {
+        return Ok(None);
+    };
+    let failed = |errno| Error::system("prepare", "the sharing of the link", errno, "");
+    let (mut pacer, bell) = Pacer::new().map_err(failed)?;
+    let Pace([rate, _]) = pace;
+    let mut windows = pep
+        .legs
+        .satellite
+        .rtt
+        .map_or_else(heapless::Vec::new, |rtt| share::windows(rate, rtt, pep.legs.satellite.segment()));
+    if !windows.is_empty() {
+        match Routes::install(windows.clone()) {
+            Ok(routes) => pacer.keep(routes).map_err(failed)?,
+            Err(errno) => {
+                log::warn(format_args!("no jump start: cannot make routing tables: {}", errno.desc()));
+                windows.clear();
+            }
+        }
+    }
+    pep.share = Some(Share::new(pep.legs.satellite.side, pace, windows, bell));
+    Ok(Some(pacer))
+}
+
 /// Two descriptors a slot, two a pipe, a few for the rest.
 fn raise_descriptor_limit(slots: usize, threads: usize) -> Result<(), Error> {
     let needed = (2 * slots + threads * (2 * MAX_PIPES + 8) + 64) as u64;
@@ -160,9 +198,12 @@ fn raise_descriptor_limit(slots: usize, threads: usize) -> Result<(), Error> {
     })
 }
 
-fn spawn(name: &str, work: impl FnOnce() + Send + 'static) -> Result<(), Error> {
+fn spawn<R: Send + 'static>(
+    name: &str,
+    work: impl FnOnce() -> R + Send + 'static,
+) -> Result<JoinHandle<R>, Error> {
     let thread = thread::Builder::new().name(name.into()).stack_size(STACK);
-    thread.spawn(work).map(drop).map_err(|error| {
+    thread.spawn(work).map_err(|error| {
         let errno = Errno::from_raw(error.raw_os_error().unwrap_or(libc::EAGAIN));
         Error::system("start", format!("thread {name}"), errno, "")
     })

@@ -128,6 +128,9 @@ pub fn admit(pep: &Pep, taker: usize, listener: &OwnedFd) -> Result<(), Errno> {
     }
     let connected = injected.server.is_connected();
     slot.deadline = (!connected).then_some(injected.at + pep.connect_timeout);
+    if let Some(share) = pep.share.as_ref().filter(|share| share.side == Side::Client) {
+        share.begin(&socket, endpoints.server.is_ipv6())?;
+    }
     let client = Leg::new(socket);
     let watched = pep.workers[slot.worker].watch(&client.socket, id, Side::Client);
     slot.stage = Stage::Relaying(Connection::new(client, injected.server));
@@ -148,7 +151,7 @@ fn redial(pep: &Pep, taker: usize, endpoints: &Endpoints) -> Option<()> {
     }
     let (id, owner) = pep.claim(*endpoints, taker)?;
     let syn = Syn { client: endpoints.client, server: endpoints.server, dscp: 0 };
-    let dialled = legs::dial(&syn, 0, &pep.legs).and_then(|server| {
+    let dialled = legs::dial(&syn, 0, pep).and_then(|server| {
         pep.workers[owner].watch(&server, id, Side::Server)?;
         Ok(Leg::new(server))
     });

@@ -15,8 +15,10 @@ use nix::sys::socket::{
 };
 
 use crate::error::Error;
+use crate::pep::Pep;
 use crate::relay::Side;
 use crate::satellite::Satellite;
+use crate::share::Share;
 use crate::syn::Syn;
 use crate::{steering, sys};
 
@@ -33,11 +35,18 @@ pub struct LegOptions {
 }
 
 /// Begins the server leg of a stolen SYN; it is connecting when this returns.
-pub fn dial(syn: &Syn, mark: u32, options: &LegOptions) -> Result<OwnedFd, Errno> {
+pub fn dial(syn: &Syn, mark: u32, pep: &Pep) -> Result<OwnedFd, Errno> {
+    let options = &pep.legs;
+    let share = pep.share.as_ref().filter(|share| share.side == Side::Server);
     let family = family_of(&syn.server);
     let leg = tcp_socket(family)?;
     set_common(&leg)?;
     options.satellite.tune(&leg, Side::Server, family)?;
+    if let Some(share) = share {
+        share.begin(&leg, syn.server.is_ipv6())?;
+    }
+    // A SYN's own mark stays as it is, with no bits for the jump start: who routes by marks may compare all of it.
+    let mark = if mark == 0 { share.map_or(0, Share::mark) } else { mark };
     if mark != 0 {
         setsockopt(&leg, sockopt::Mark, &mark)?;
     }

@@ -3,7 +3,8 @@
 //! The path of a connection: `queue` (netfilter hands over a SYN), `syn` (what it is), `steal` (claims one of
 //! the `slots`, begins the server leg: `legs`, `satellite`), `handshake` (injects the SYN through `tun`, accepts
 //! the client leg, joins the two), `worker` and `relay` (bytes both ways, through `pipes`, until both ends have
-//! closed).
+//! closed). `pacer` divides the satellite link's rate over its legs (`share`) and keeps the `routes` of the jump
+//! start.
 //! `daemon` starts and stops all that; `rules` prints what the firewall has to do.
 #![deny(unsafe_code)]
 
@@ -22,6 +23,8 @@ mod log;
 mod looks;
 mod main_loop;
 mod memory;
+mod netlink;
+mod pacer;
 mod page;
 mod pep;
 mod pipes;
@@ -29,10 +32,12 @@ mod privileges;
 mod queue;
 mod relay;
 mod report;
+mod routes;
 mod rules;
 mod samples;
 mod satellite;
 mod selectors;
+mod share;
 mod slots;
 mod steal;
 mod steering;

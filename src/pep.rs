@@ -17,6 +17,7 @@ use crate::legs::LegOptions;
 use crate::memory::Memory;
 use crate::queue::{SynQueue, Verdicts};
 use crate::relay::{Leg, Side};
+use crate::share::Share;
 use crate::slots::{Endpoints, Slot, SlotId, Slots};
 use crate::tun::Tun;
 
@@ -37,6 +38,8 @@ pub struct Pep {
     pub verdicts: Verdicts,
     pub tun: Tun,
     pub legs: LegOptions,
+    /// `None`: the satellite link's rate is not known.
+    pub share: Option<Share>,
     pub handshake: Handshake,
     /// How long a server may take to answer the server leg's SYN.
     pub connect_timeout: Duration,
@@ -160,6 +163,9 @@ impl Pep {
     /// The end of a slot that [`Pep::claim`] has given out: closes what it holds.
     pub fn release(&self, id: SlotId, slot: MutexGuard<'_, Slot>) {
         let seat = &self.workers[slot.worker];
+        if let Some(share) = &self.share {
+            share.ended(id.index);
+        }
         self.slots.release(id, slot);
         seat.connections.fetch_sub(1, Ordering::Relaxed);
     }

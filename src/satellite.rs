@@ -8,7 +8,7 @@
 use std::ffi::OsString;
 use std::fmt;
 use std::fs;
-use std::os::fd::OwnedFd;
+use std::os::fd::{AsFd, OwnedFd};
 
 use nix::errno::Errno;
 use nix::sys::socket::{AddressFamily, getsockopt, setsockopt, sockopt};
@@ -16,6 +16,7 @@ use nix::sys::socket::{AddressFamily, getsockopt, setsockopt, sockopt};
 use crate::error::Error;
 use crate::legs::tcp_socket;
 use crate::relay::Side;
+use crate::share::Pace;
 use crate::sys;
 
 /// What `run` was told about the satellite link.
@@ -54,6 +55,8 @@ pub struct Satellite {
     /// The link as it was described, for reports.
     pub rates: [Option<u32>; 2],
     pub rtt: Option<u32>,
+    /// Reno, which every kernel has.
+    plain: OsString,
     congestion_is_default: bool,
     mss: Option<u32>,
     /// Bytes of payload per second, over IPv4 and IPv6.
@@ -75,6 +78,7 @@ impl Satellite {
         Ok(Satellite {
             side: link.side,
             congestion,
+            plain: OsString::from("reno"),
             congestion_is_default,
             rates: link.rates,
             rtt: link.rtt,
@@ -89,6 +93,31 @@ impl Satellite {
     /// Bytes that may wait unsent in a leg's socket.
     pub fn unsent(&self, side: Side) -> u32 {
         if side == self.side { self.unsent } else { u32::MAX }
+    }
+
+    /// What the link carries in the direction in which the leg sends.
+    pub fn pace(&self) -> Option<Pace> {
+        self.pace.map(Pace)
+    }
+
+    /// Bytes of payload in a segment over IPv4.
+    pub fn segment(&self) -> u32 {
+        self.mss.map_or(PACKET, |mss| (mss + HEADERS[0] - 12).min(PACKET)) - HEADERS[0]
+    }
+
+    /// Whether the congestion control is one that gains by [`Satellite::renew`].
+    pub fn can_renew(&self) -> bool {
+        self.congestion == "bbr"
+    }
+
+    /// Has BBR begin anew, with the window that it has: it would take half a minute to notice that its pace
+    /// may be larger, and stops every ten seconds to measure the round trip.
+    pub fn renew(&self, leg: &impl AsFd) {
+        if self.can_renew() {
+            // What fails leaves a leg that goes on.
+            let _ = setsockopt(leg, sockopt::TcpCongestion, &self.plain);
+            let _ = setsockopt(leg, sockopt::TcpCongestion, &self.congestion);
+        }
     }
 
     /// To be called before the leg connects or listens: a window's scale is settled by the SYN. The legs that a

@@ -80,7 +80,7 @@ fn steal(pep: &Pep, taker: usize, syn: &Syn, mut packet: Queued) {
     };
     note_room(pep);
     // Without the slot's lock: these system calls are most of the work, and the second may wake the owner.
-    let dialled = legs::dial(syn, packet.mark, &pep.legs).and_then(|server| {
+    let dialled = legs::dial(syn, packet.mark, pep).and_then(|server| {
         pep.workers[owner].watch(&server, id, Side::Server)?;
         Ok(server)
     });

@@ -158,6 +158,16 @@ pub fn buffered(socket: BorrowedFd) -> Result<usize, Errno> {
     Ok([RECEIVED, RESERVED, WRITTEN, BACKLOG].into_iter().map(|it| sizes[it] as usize).sum())
 }
 
+/// Bytes that the socket has accepted and not sent yet; SIOCOUTQNSD in linux/sockios.h.
+pub fn unsent(socket: BorrowedFd) -> Result<u32, Errno> {
+    const SIOCOUTQNSD: u32 = 0x894b;
+    let mut bytes: libc::c_int = 0;
+    // SAFETY: SIOCOUTQNSD writes one int, and `bytes` outlives the call.
+    let done = unsafe { libc::ioctl(socket.as_raw_fd(), SIOCOUTQNSD as _, &mut bytes) };
+    Errno::result(done)?;
+    Ok(u32::try_from(bytes).unwrap_or(0))
+}
+
 /// Turns an open /dev/net/tun into the network device `name`, without packet headers of its own;
 /// tun.rst in the kernel's documentation. The device lives as long as the descriptor.
 pub fn create_tun(tun: BorrowedFd, name: &str) -> Result<(), Errno> {

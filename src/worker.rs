@@ -145,6 +145,11 @@ impl<'a> Worker<'a> {
         let after = connection.bytes();
         if after != [up, down] {
             self.pep.workers[self.index].moved.add([after[0] - up, after[1] - down]);
+            if let Some(share) = &self.pep.share
+                && after[share.flow()] != [up, down][share.flow()]
+            {
+                share.sends(id.index);
+            }
         }
         match outcome {
             Outcome::Idle => {

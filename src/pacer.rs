@@ -1,0 +1,298 @@
+//! The thread `pacer`: divides the satellite link's rate over the legs that send, and keeps the jump start's routes.
+//!
+//! Sleeps while at most one leg sends, but for news of the routes. While several do, it looks five times a second at
+//! what each has sent and sets the ceiling of its pace (see `share`); a leg whose ceiling stays as it is costs one
+//! system call, a silent one none. Slots are locked one at a time; under a lock go only calls on that slot's own
+//! socket, which never block.
+#![forbid(unsafe_code)]
+
+use std::time::{Duration, Instant};
+
+use nix::errno::Errno;
+use nix::sys::epoll::{Epoll, EpollCreateFlags, EpollEvent, EpollFlags, EpollTimeout};
+use nix::sys::socket::{setsockopt, sockopt};
+
+use crate::bell::Bell;
+use crate::pep::Pep;
+use crate::routes::Routes;
+use crate::share::{Senders, Share, water_level};
+use crate::slots::{SlotId, Stage};
+use crate::{log, sys};
+
+const TICK: Duration = Duration::from_millis(200);
+
+/// Ticks with at most one sender after which there are no more.
+const QUIET_TICKS: u32 = 10;
+
+/// BBR stops for more than a round trip every ten seconds to measure how long it is (PROBE_RTT), which costs an
+/// eighth of a geostationary link. Begun anew before that, it goes on with what it has measured.
+const RENEWAL: Duration = Duration::from_secs(8);
+
+/// Bytes per second that a leg may always have on top of what it has used.
+const HEADROOM: u32 = 8 << 10;
+
+const ROUTES: u64 = 0;
+const BELL: u64 = 1;
+
+pub struct Pacer {
+    epoll: Epoll,
+    routes: Option<Routes>,
+}
+
+/// What the pacer knows of the leg in one slot.
+#[derive(Clone, Default)]
+struct Account {
+    generation: u32,
+    /// Bytes handed to the socket, and how many of them it had not sent.
+    total: u64,
+    unsent: u32,
+    /// Bytes per second lately, falling by a quarter a tick.
+    peak: u32,
+    /// The ceiling that was set, over IPv4; 0: not yet by this thread.
+    pace: u32,
+    renewed: Option<Instant>,
+}
+
+impl Account {
+    /// Bytes sent since the last look.
+    fn look(&mut self, total: u64, unsent: u32) -> u64 {
+        let sent = (total - self.total + u64::from(self.unsent)).saturating_sub(u64::from(unsent));
+        (self.total, self.unsent) = (total, unsent);
+        sent
+    }
+
+    /// `None`: it was not looked at lately, and wants all it can get if it has anything to send.
+    fn note(&mut self, rate: Option<u32>, whole: u32) {
+        self.peak = match rate {
+            Some(rate) => rate.max(self.peak - self.peak / 4),
+            None if self.unsent > 0 => whole,
+            None => 0,
+        };
+    }
+
+    /// What the leg is worth, so that nobody else gets it: without limit while it has more to send and uses
+    /// what it may, else what it used and a quarter.
+    fn demand(&self) -> u32 {
+        match self.unsent > 0 && self.peak >= self.pace / 4 * 3 {
+            true => u32::MAX,
+            false => (self.peak + self.peak / 4).saturating_add(HEADROOM),
+        }
+    }
+}
+
+impl Pacer {
+    pub fn new() -> Result<(Pacer, Bell), Errno> {
+        let epoll = Epoll::new(EpollCreateFlags::EPOLL_CLOEXEC)?;
+        let bell = Bell::new(&epoll, BELL)?;
+        Ok((Pacer { epoll, routes: None }, bell))
+    }
+
+    /// Their going will undo them.
+    pub fn keep(&mut self, routes: Routes) -> Result<(), Errno> {
+        self.epoll.add(&routes, EpollEvent::new(EpollFlags::EPOLLIN, ROUTES))?;
+        self.routes = Some(routes);
+        Ok(())
+    }
+
+    /// Until [`Share::end`].
+    pub fn run(mut self, pep: &Pep) {
+        let Some(share) = &pep.share else {
+            return;
+        };
+        let mut division = Division::new(pep, share);
+        let mut events = [EpollEvent::empty(); 2];
+        while !share.is_ending() {
+            let handled = share.senders();
+            let due = division.due(handled);
+            let idle = share.bell().may_sleep(|| share.senders() == handled && !share.is_ending());
+            let patience = match (idle, due) {
+                (false, _) => EpollTimeout::ZERO,
+                (true, None) => EpollTimeout::NONE,
+                (true, Some(due)) => timeout(due),
+            };
+            let ready = self.epoll.wait(&mut events, patience).unwrap_or(0);
+            share.bell().awake();
+            if events[..ready].iter().any(|event| event.data() == ROUTES) {
+                self.follow();
+            }
+            division.turn();
+        }
+    }
+
+    fn follow(&mut self) {
+        if self.routes.as_mut().is_some_and(|routes| !routes.follow()) {
+            // Legs are still marked, which means nothing any more.
+            self.routes = None;
+        }
+    }
+}
+
+fn timeout(due: Instant) -> EpollTimeout {
+    let left = due.saturating_duration_since(Instant::now()) + Duration::from_micros(999);
+    EpollTimeout::try_from(left).unwrap_or(EpollTimeout::MAX)
+}
+
+struct Division<'a> {
+    pep: &'a Pep,
+    share: &'a Share,
+    accounts: Box<[Account]>,
+    senders: Vec<SlotId>,
+    before: Senders,
+    last_tick: Instant,
+    /// Ticks in succession with at most one sender.
+    quiet: u32,
+    /// Bytes sent beyond the link's rate, which must be waiting somewhere.
+    queue: u64,
+    mark: u32,
+}
+
+impl<'a> Division<'a> {
+    fn new(pep: &'a Pep, share: &'a Share) -> Division<'a> {
+        let capacity = pep.slots.capacity();
+        Division {
+            pep,
+            share,
+            accounts: vec![Account::default(); capacity].into(),
+            senders: Vec::with_capacity(capacity),
+            before: Senders::Nobody,
+            last_tick: Instant::now(),
+            quiet: 0,
+            queue: 0,
+            mark: 0,
+        }
+    }
+
+    /// When to look again unless something happens.
+    fn due(&self, senders: Senders) -> Option<Instant> {
+        match senders {
+            Senders::Nobody => None,
+            Senders::One(_) => self.pep.legs.satellite.can_renew().then(|| self.last_tick + RENEWAL),
+            Senders::Several => Some(self.last_tick + TICK),
+        }
+    }
+
+    fn turn(&mut self) {
+        let now = Instant::now();
+        let senders = self.share.senders();
+        let afresh = senders != self.before;
+        let due = self.due(senders).is_some_and(|due| now >= due);
+        match senders {
+            Senders::Nobody => {}
+            _ if afresh => self.look(now, None),
+            _ if due => self.look(now, Some(now - self.last_tick)),
+            _ => {}
+        }
+        self.before = self.share.senders();
+        self.announce();
+    }
+
+    /// `elapsed`: since the last look; `None`: too long to tell a rate by.
+    fn look(&mut self, now: Instant, elapsed: Option<Duration>) {
+        self.last_tick = now;
+        let sent = self.collect(elapsed);
+        let [whole, _] = self.share.whole.0;
+        let budget = match elapsed {
+            Some(elapsed) => {
+                let carried = u64::from(whole) * elapsed.as_millis() as u64 / 1000;
+                self.queue = (self.queue + sent).saturating_sub(carried);
+                // What waits is to be gone in half a second.
+                whole - (2 * self.queue).min(u64::from(whole / 2)) as u32
+            }
+            None => {
+                self.queue = 0;
+                whole
+            }
+        };
+        let demands = self.senders.iter().map(|id| self.accounts[usize::from(id.index)].demand());
+        self.share.set_next(water_level(budget, demands.clone(), true));
+        let level = water_level(budget, demands, false);
+        for at in 0..self.senders.len() {
+            self.set(self.senders[at], level, now);
+        }
+        self.quiet = if self.senders.len() > 1 { 0 } else { self.quiet + 1 };
+        let senders = self.share.senders();
+        let over = match senders {
+            Senders::Several => self.quiet >= QUIET_TICKS,
+            _ => self.senders.is_empty(),
+        };
+        if over {
+            self.share.settle(senders, self.senders.first().map(|id| id.index));
+        }
+    }
+
+    /// Finds who has sent, or still has to; the bytes that all have sent.
+    fn collect(&mut self, elapsed: Option<Duration>) -> u64 {
+        self.senders.clear();
+        let [whole, _] = self.share.whole.0;
+        let mut all = 0;
+        for (id, mut slot) in self.pep.slots.in_use() {
+            let Stage::Relaying(connection) = &mut slot.stage else {
+                continue;
+            };
+            let account = &mut self.accounts[usize::from(id.index)];
+            if account.generation != id.generation {
+                *account = Account { generation: id.generation, ..Account::default() };
+            }
+            let total = connection.bytes()[self.share.flow()];
+            if total == account.total && account.unsent == 0 {
+                account.peak = 0;
+                continue;
+            }
+            let unsent = sys::unsent(connection.socket(self.share.side)).unwrap_or(0);
+            let sent = account.look(total, unsent);
+            let rate = elapsed.map(|elapsed| (sent * 1000 / (elapsed.as_millis() as u64).max(1)) as u32);
+            // New ones have had a share of their own from the start.
+            let rate = rate.filter(|_| account.pace > 0);
+            account.note(rate, whole);
+            all += sent;
+            self.senders.push(id);
+        }
+        all
+    }
+
+    /// Sets the leg's ceiling if it is to be another, and lets BBR notice.
+    fn set(&mut self, id: SlotId, level: u32, now: Instant) {
+        let account = &mut self.accounts[usize::from(id.index)];
+        let same = account.pace.abs_diff(level) <= level / 32;
+        let raised = account.pace > 0 && level > account.pace / 4 * 5;
+        // Only one that has all of its share needs no new measurement.
+        let busy = account.unsent > 0 && account.peak >= level / 8 * 7;
+        let stale = busy && account.renewed.is_some_and(|renewed| now - renewed >= RENEWAL);
+        if same && !stale && account.renewed.is_some() {
+            return;
+        }
+        let Some(mut slot) = self.pep.slots.lock(id) else {
+            return;
+        };
+        let ipv6 = slot.endpoints.is_some_and(|it| it.server.is_ipv6());
+        let Stage::Relaying(connection) = &mut slot.stage else {
+            return;
+        };
+        let leg = &connection.socket(self.share.side);
+        if !same {
+            // It can fail only on something that is no socket.
+            let _ = setsockopt(leg, sys::MaxPacingRate, &self.share.whole.of_share(level, ipv6));
+            account.pace = level;
+        }
+        if raised || stale {
+            self.pep.legs.satellite.renew(leg);
+            account.renewed = Some(now);
+        } else if account.renewed.is_none() {
+            account.renewed = Some(now);
+        }
+    }
+
+    /// The legs that a listener bears begin with its mark.
+    fn announce(&mut self) {
+        let mark = self.share.listeners_mark();
+        if mark == self.mark {
+            return;
+        }
+        self.mark = mark;
+        for listener in self.pep.workers.iter().flat_map(|seat| &seat.listeners) {
+            if let Err(errno) = setsockopt(listener, sockopt::Mark, &mark) {
+                log::connection(format_args!("cannot mark a listener: {}", errno.desc()));
+            }
+        }
+    }
+}
