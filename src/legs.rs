@@ -24,6 +24,10 @@ use crate::{steering, sys};
 
 /// Seconds of silence before a leg is probed. With the kernel's own spacing of the probes (nine, 75 seconds
 /// apart) a dead peer is given up after 16 minutes, and a rain fade of some minutes ends nothing.
+///
+/// No TCP_USER_TIMEOUT: it would also end connections whose reader pauses for longer (tcp(7): data that remains
+/// untransmitted due to zero window size), which RFC 1122, 4.2.2.17 forbids. Without it the kernel gives up a peer that
+/// does not acknowledge after a quarter of an hour (tcp_retries2).
 const KEEPALIVE_IDLE: u32 = 300;
 
 /// What `run` was asked for, as far as sockets are concerned.

@@ -12,7 +12,7 @@ cd "$(dirname "$0")/.." || exit 1
 
 quick='format lint shell unit scenarios allocations package luci'
 # The package's sizes want the cross builds.
-all='format lint shell unit scenarios allocations cross package luci demo'
+all='format lint shell unit scenarios fade allocations cross package luci demo'
 
 step_format() { cargo fmt --all --check; }
 step_lint() { cargo clippy --quiet --locked --all-targets --all-features -- -D warnings; }
@@ -24,6 +24,8 @@ step_shell() {
 }
 step_unit() { cargo test --quiet --locked --bins --examples; }
 step_scenarios() { cargo test --locked --test scenarios -- --test-threads=2; }
+# A rain fade of a minute, and the minute that TCP may wait after it.
+step_fade() { cargo test --locked --test scenarios -- --ignored; }
 # A daemon of its own that counts, so that the one under target/ stays what users build.
 step_allocations() {
     cargo test --locked --target-dir target/allocations --features count-allocations --test scenarios allocations

@@ -96,6 +96,7 @@ mod transparent;
 
 mod bulk;
 mod control;
+mod fade;
 mod firewall;
 mod half_close;
 mod handshake;
