@@ -1,7 +1,8 @@
 # SPDX-License-Identifier: MIT OR Apache-2.0
 # shellcheck shell=dash disable=SC2154,SC2317
 #
-# Part of run.sh: the daemon on a router whose firewall looks like one that fw4 made, with the includes as shipped.
+# Sourced by run.sh and router.sh: the daemon on a router whose firewall looks like one that fw4 made, with the includes as
+# shipped.
 #
 #   client 192.168.1.2 ── br-lan ┐
 #                                ├ router ── eth1 198.51.100.1 ── server 198.51.100.2
@@ -131,8 +132,6 @@ stop_firewall_test() {
 		ip netns delete "$name" 2>/dev/null
 	done
 }
-trap 'stop_firewall_test; cleanup' EXIT
-
 # Checks run in subshells, so the daemon is started outside of them. It gets the rights that procd gives it: those of the
 # capability file and no others, not root's, and no way to new ones.
 start_daemon() {
@@ -167,9 +166,9 @@ status_for_root() {
 }
 
 daemon_is_up() {
-	for _ in 1 2 3 4 5 6 7 8 9 10; do
-		! in_ns "$router" ip link show pepsal0 up 2>/dev/null | grep -q pepsal0 || return 0
-		sleep 0.2
+	for _ in 1 2 3 4 5 6 7 8 9 10 11 12 13 14 15 16 17 18 19 20; do
+		! grep -q '^pepsal: ready' "$work/daemon.log" || return 0
+		sleep 0.5
 	done
 	cat "$work/daemon.log"
 	return 1
@@ -225,9 +224,13 @@ stopped_is_end_to_end() {
 	[ "$(fetch "$lan" 198.51.100.2/)" = hello ] && [ "$(fetch "$guest" '[2001:db8:100::2]/')" = hello ]
 }
 
-nft_queue=''
-# shellcheck disable=SC2034
-if build_network >"$work/network.log" 2>&1; then
+# run.sh's turn, and that of router.sh, which has other ways to load the rules and to start the daemon.
+test_firewall() {
+	nft_queue=''
+	build_network >"$work/network.log" 2>&1 || {
+		skip firewall "cannot make the namespaces: $(cat "$work/network.log")"
+		return
+	}
 	! echo 'table inet probe { chain probe { queue flags bypass to 5000; }; }' |
 		in_ns "$router" nft -c -f - 2>/dev/null || nft_queue=1
 	write_ruleset
@@ -255,6 +258,4 @@ if build_network >"$work/network.log" 2>&1; then
 	wait "$daemon" 2>/dev/null
 	daemon=''
 	check 'firewall: without the daemon again end to end' stopped_is_end_to_end
-else
-	skip firewall "cannot make the namespaces: $(cat "$work/network.log")"
-fi
+}

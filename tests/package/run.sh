@@ -9,6 +9,8 @@
 #   service    the init script, run for real in a root of stand-ins (userland/) and a network namespace
 #   firewall   the daemon's rules and the shipped includes in a namespace, next to a ruleset like fw4's (firewall.sh)
 #
+# router.sh has the service and the firewall together on an emulated router, whose nft has the queue expression.
+#
 # PEPSAL_BIN is the program for the tests; without it one is built.
 
 # Checks are called by name; firewall.sh has its own turn.
@@ -78,7 +80,7 @@ if need shellcheck shellcheck; then
 	for file in openwrt/ipk.sh openwrt/pepsal/test.sh openwrt/pepsal/files/pepsal.init openwrt/pepsal/files/pepsal.defaults; do
 		check "shellcheck $file" lint "$top/$file"
 	done
-	check 'shellcheck tests/package' lint "$here/run.sh" "$here/firewall.sh" \
+	check 'shellcheck tests/package' lint "$here/run.sh" "$here/firewall.sh" "$here/guest.sh" \
 		"$here/userland/rc.common" "$here"/userland/bin/* "$here"/userland/lib/*
 else
 	skip shellcheck 'it is not installed'
@@ -606,6 +608,8 @@ fi
 
 if [ "$(id -u)" = 0 ] && need nft nftables && need iptables iptables; then
 	. "$here/firewall.sh"
+	trap 'stop_firewall_test; cleanup' EXIT
+	test_firewall
 else
 	skip firewall 'needs root, nft and iptables'
 fi
