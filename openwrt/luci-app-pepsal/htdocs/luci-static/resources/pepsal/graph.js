@@ -59,8 +59,10 @@ const Graph = baseclass.extend({
 			}));
 		});
 
-		this.top = E('small', { 'style': 'position:absolute;left:.4em;top:.1em;opacity:.75' });
-		this.half = E('small', { 'style': 'position:absolute;left:.4em;top:50%;opacity:.75' });
+		const label = 'position:absolute;left:.3em;padding:0 .3em;border-radius:.3em;background:rgba(128,128,128,.25);top:';
+
+		this.top = E('small', { 'style': label + '.2em' });
+		this.half = E('small', { 'style': label + '50%' });
 		this.note = E('div', { 'style': 'position:absolute;left:5em;right:1em;top:35%;text-align:center' });
 		this.values = series.map(function() { return E('strong', {}, [ '–' ]); });
 

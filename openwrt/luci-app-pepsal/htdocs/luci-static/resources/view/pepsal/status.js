@@ -100,6 +100,13 @@ function lines(first, others) {
 	}));
 }
 
+// Breaks where a colon is, since IPv6 addresses are long.
+function endpoint(text) {
+	return text.split(/(?=:)/).reduce(function(parts, part) {
+		return parts.concat([ E('wbr'), part ]);
+	}, []);
+}
+
 // No round trip has been measured before the leg's handshake is over.
 function legFigures(leg) {
 	if (!leg || !leg.rtt_ms)
@@ -312,12 +319,12 @@ return view.extend({
 			[ _('Client'), _('Server'), _('State'), _('Down'), _('Up'), legNames[0], legNames[1], _('Limited by') ],
 			shown.map(function(connection) {
 				return [
-					connection.client, connection.server,
+					endpoint(connection.client), endpoint(connection.server),
 					lines(words.state[connection.state] || connection.state, [ '%t'.format(connection.age_s) ]),
 					lines(bitrate(connection.rate.down_bps), [ size(connection.bytes.down) ]),
 					lines(bitrate(connection.rate.up_bps), [ size(connection.bytes.up) ]),
 					legFigures(connection.legs.client), legFigures(connection.legs.server),
-					words.limit(connection, satellite)
+					E('div', { 'style': 'min-width:10em' }, [ words.limit(connection, satellite) ])
 				];
 			}),
 			this.reply.status.syns.seen
