@@ -9,8 +9,8 @@ use std::net::SocketAddr;
 use std::os::fd::OwnedFd;
 use std::panic;
 use std::process::abort;
+use std::sync::Arc;
 use std::sync::atomic::AtomicBool;
-use std::sync::{Arc, Mutex};
 use std::thread::{self, JoinHandle};
 use std::time::{Duration, Instant};
 
@@ -29,7 +29,7 @@ use crate::memory::Memory;
 use crate::pacer::Pacer;
 use crate::pep::{Pep, Seat};
 use crate::pipes::MAX_PIPES;
-use crate::queue;
+use crate::queue::{self, Binding};
 use crate::routes::Routes;
 use crate::satellite::{Link, Satellite};
 use crate::share::{self, Pace, Share};
@@ -53,7 +53,7 @@ pub fn run(options: &Run) -> Result<(), Error> {
     abort_on_panic();
     let failed = |errno| Error::system("prepare", "the main thread", errno, "");
     let mut main_loop = MainLoop::new().map_err(failed)?;
-    let mut pep = prepare(options, main_loop.bell().map_err(failed)?)?;
+    let (mut pep, binding) = prepare(options, main_loop.bell().map_err(failed)?)?;
     if let Some(control) = control_socket(options.control.as_deref())? {
         main_loop.answer_at(control).map_err(failed)?;
     }
@@ -80,7 +80,7 @@ pub fn run(options: &Run) -> Result<(), Error> {
     while !main_loop.run(&pep, None, || false) {}
     #[cfg(feature = "count-allocations")]
     log::notice(format_args!("{} allocations since ready", crate::sys::allocations::count() - before));
-    steal::stop(&pep);
+    steal::stop(&pep, binding);
     drain(&pep, &mut main_loop, Duration::from_secs(options.drain));
     if let (Some(pacer), Some(share)) = (pacer, &pep.share) {
         share.end();
@@ -90,7 +90,7 @@ pub fn run(options: &Run) -> Result<(), Error> {
     Ok(())
 }
 
-fn prepare(options: &Run, bell: Bell) -> Result<Pep, Error> {
+fn prepare(options: &Run, bell: Bell) -> Result<(Pep, Binding), Error> {
     let memory = Memory::new(options.memory);
     let leg_options = LegOptions {
         satellite: Satellite::derive(&Link {
@@ -109,7 +109,7 @@ fn prepare(options: &Run, bell: Bell) -> Result<Pep, Error> {
 
     let tun = Tun::create(&options.device)?;
     // A held SYN stays in the queue, so the queue must be longer than the slots are many.
-    let (queue, verdicts) = queue::bind(options.queue, options.max_conns as u32 + BURST)?;
+    let (queue, binding) = queue::bind(options.queue, options.max_conns as u32 + BURST)?;
     let backlog = options.max_conns as i32;
     let mut listeners: Vec<heapless::Vec<OwnedFd, 2>> = (0..threads).map(|_| heapless::Vec::new()).collect();
     for ip in tun.addresses() {
@@ -120,13 +120,12 @@ fn prepare(options: &Run, bell: Bell) -> Result<Pep, Error> {
             let _ = own.push(listener);
         }
     }
-    let workers = listeners.into_iter().map(|own| Seat::new(verdicts.socket(), own));
+    let workers = listeners.into_iter().map(|own| Seat::new(queue.socket(), own));
     let workers = workers.collect::<Result<_, _>>();
-    Ok(Pep {
+    let pep = Pep {
         slots: Slots::new(options.max_conns),
         workers: workers.map_err(|errno| Error::system("prepare", "the workers", errno, ""))?,
-        queue: Mutex::new(Some(queue)),
-        verdicts,
+        queue,
         tun,
         legs: leg_options,
         share: None,
@@ -140,7 +139,8 @@ fn prepare(options: &Run, bell: Bell) -> Result<Pep, Error> {
         gain: Gain::new(options.satellite, options.auto_pass, options.rtt),
         started: Instant::now(),
         bell,
-    })
+    };
+    Ok((pep, binding))
 }
 
 /// Nobody has to ask: without a place for it that was asked for, the daemon does without.

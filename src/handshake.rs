@@ -41,7 +41,7 @@ pub fn inject(
     match pep.tun.inject(syn) {
         Ok(()) => {
             pep.counts.stolen.add(1);
-            pep.verdicts.drop(packet_id);
+            pep.queue.drop(packet_id);
         }
         Err(_) => {
             if let Some(slot) = pep.slots.lock(id) {
@@ -127,7 +127,7 @@ pub fn admit(pep: &Pep, taker: usize, listener: &OwnedFd) -> Result<(), Errno> {
         pep.gain.note(Side::Client, injected.at.elapsed());
     }
     let connected = injected.server.is_connected();
-    slot.deadline = (!connected).then_some(injected.at + pep.connect_timeout);
+    slot.deadline = Some(injected.at + if connected { legs::KEEPALIVE_FROM } else { pep.connect_timeout });
     if let Some(share) = pep.share.as_ref().filter(|share| share.side == Side::Client) {
         share.begin(&socket, endpoints.server.is_ipv6())?;
     }

@@ -7,6 +7,7 @@
 
 use std::net::SocketAddr;
 use std::os::fd::{AsFd, AsRawFd, OwnedFd};
+use std::time::Duration;
 
 use nix::errno::Errno;
 use nix::sys::socket::{
@@ -29,6 +30,10 @@ use crate::{steering, sys};
 /// untransmitted due to zero window size), which RFC 1122, 4.2.2.17 forbids. Without it the kernel gives up a peer that
 /// does not acknowledge after a quarter of an hour (tcp_retries2).
 const KEEPALIVE_IDLE: u32 = 300;
+
+/// Age at which a server leg gets that, before which no probe would be due. Most connections do not live so long, and
+/// are spared two system calls; a client leg inherits it from the listener for nothing.
+pub const KEEPALIVE_FROM: Duration = Duration::from_secs(60);
 
 /// What `run` was asked for, as far as sockets are concerned.
 #[derive(Debug)]
@@ -108,6 +113,7 @@ pub fn listen_at(
 fn listener(address: SocketAddr, backlog: i32, options: &LegOptions) -> Result<OwnedFd, Errno> {
     let listener = tcp_socket(family_of(&address))?;
     set_common(&listener)?;
+    keep_alive(&listener)?;
     options.satellite.tune(&listener, Side::Client, family_of(&address))?;
     setsockopt(&listener, sockopt::ReuseAddr, &true)?;
     setsockopt(&listener, sockopt::ReusePort, &true)?;
@@ -125,7 +131,11 @@ fn set_common(leg: &OwnedFd) -> Result<(), Errno> {
     // The sender has already decided what makes a segment; waiting for more would only add delay.
     setsockopt(leg, sockopt::TcpNoDelay, &true)?;
     // An urgent byte stays in its place in the stream.
-    setsockopt(leg, sockopt::OobInline, &true)?;
+    setsockopt(leg, sockopt::OobInline, &true)
+}
+
+/// Lets silence be probed. The time counts from the last byte, whenever this is called.
+pub fn keep_alive(leg: &OwnedFd) -> Result<(), Errno> {
     setsockopt(leg, sockopt::KeepAlive, &true)?;
     setsockopt(leg, sockopt::TcpKeepIdle, &KEEPALIVE_IDLE)
 }

@@ -1,9 +1,10 @@
 //! What all threads share: made once at start, fixed from then on but for the slots and counters.
 #![forbid(unsafe_code)]
 
+use std::mem;
 use std::os::fd::{BorrowedFd, OwnedFd};
+use std::sync::MutexGuard;
 use std::sync::atomic::{AtomicBool, AtomicU32, Ordering};
-use std::sync::{Mutex, MutexGuard};
 use std::time::{Duration, Instant};
 
 use heapless::Vec;
@@ -15,7 +16,7 @@ use crate::counts::{Counts, Passed, Tally};
 use crate::gain::Gain;
 use crate::legs::LegOptions;
 use crate::memory::Memory;
-use crate::queue::{SynQueue, Verdicts};
+use crate::queue::SynQueue;
 use crate::relay::{Leg, Side};
 use crate::share::Share;
 use crate::slots::{Endpoints, Slot, SlotId, Slots};
@@ -33,9 +34,7 @@ pub enum Handshake {
 pub struct Pep {
     pub slots: Slots,
     pub workers: Box<[Seat]>,
-    /// `None` once the daemon steals no more.
-    pub queue: Mutex<Option<SynQueue>>,
-    pub verdicts: Verdicts,
+    pub queue: SynQueue,
     pub tun: Tun,
     pub legs: LegOptions,
     /// `None`: the satellite link's rate is not known.
@@ -65,6 +64,8 @@ pub struct Seat {
     /// Wakes the worker when its first connection begins: then there are deadlines to watch.
     bell: Bell,
     connections: AtomicU32,
+    /// Those of them that have not begun to end: what new ones are weighed against.
+    load: AtomicU32,
     /// Bytes that the worker has moved.
     pub moved: Tally,
 }
@@ -120,13 +121,14 @@ impl Seat {
             let token = Token::Listener(index).into();
             epoll.add(listener, EpollEvent::new(EpollFlags::EPOLLIN, token))?;
         }
-        Ok(Seat { epoll, listeners, bell, connections: AtomicU32::new(0), moved: Tally::default() })
+        let [connections, load] = [const { AtomicU32::new(0) }; 2];
+        Ok(Seat { epoll, listeners, bell, connections, load, moved: Tally::default() })
     }
 
-    /// Blocks until something happens, at most `busy` while the worker has connections.
-    pub fn wait(&self, events: &mut [EpollEvent], busy: EpollTimeout) -> usize {
-        let idle = self.bell.may_sleep(|| self.connections.load(Ordering::SeqCst) == 0);
-        let patience = if idle { EpollTimeout::NONE } else { busy };
+    /// Blocks until something happens, at most `busy` while the worker has connections, else `idle`.
+    pub fn wait(&self, events: &mut [EpollEvent], busy: EpollTimeout, idle: EpollTimeout) -> usize {
+        let free = self.bell.may_sleep(|| self.connections.load(Ordering::SeqCst) == 0);
+        let patience = if free { idle } else { busy };
         // EINTR is the only error that epoll_wait can have here.
         let ready = self.epoll.wait(events, patience).unwrap_or(0);
         self.bell.awake();
@@ -145,23 +147,32 @@ impl Seat {
 }
 
 impl Pep {
-    /// A free slot, and its owner: the worker with the fewest connections; of several `taker`, if it is one of
-    /// them. `None`: all slots are in use.
+    /// A free slot, and its owner: the worker with the fewest connections that are not ending; of several `taker`,
+    /// if it is one of them. `None`: all slots are in use.
     pub fn claim(&self, endpoints: Endpoints, taker: usize) -> Option<(SlotId, usize)> {
         let (id, mut slot) = self.slots.claim(endpoints)?;
-        let load = |&worker: &usize| (self.workers[worker].connections(), worker != taker);
+        let load = |&worker: &usize| (self.workers[worker].load.load(Ordering::Relaxed), worker != taker);
         let owner = (0..self.workers.len()).min_by_key(load).unwrap_or(taker);
         slot.worker = owner;
         drop(slot);
         let seat = &self.workers[owner];
+        seat.load.fetch_add(1, Ordering::Relaxed);
         seat.connections.fetch_add(1, Ordering::SeqCst);
         seat.bell.ring();
         self.bell.ring();
         Some((id, owner))
     }
 
+    /// One direction of the connection has ended, so the other will soon.
+    pub fn note_ending(&self, slot: &mut Slot) {
+        if !mem::replace(&mut slot.ending, true) {
+            self.workers[slot.worker].load.fetch_sub(1, Ordering::Relaxed);
+        }
+    }
+
     /// The end of a slot that [`Pep::claim`] has given out: closes what it holds.
-    pub fn release(&self, id: SlotId, slot: MutexGuard<'_, Slot>) {
+    pub fn release(&self, id: SlotId, mut slot: MutexGuard<'_, Slot>) {
+        self.note_ending(&mut slot);
         let seat = &self.workers[slot.worker];
         if let Some(share) = &self.share {
             share.ended(id.index);
@@ -173,7 +184,7 @@ impl Pep {
     /// Lets a queued packet go on to where it was going.
     pub fn pass(&self, packet_id: u32, why: Passed) {
         self.counts.passed(why).add(1);
-        self.verdicts.pass(packet_id);
+        self.queue.pass(packet_id);
     }
 
     /// Bytes moved since the start, from clients to servers and from servers to clients.

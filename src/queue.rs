@@ -1,18 +1,22 @@
 //! The netfilter queue that SYNs wait in.
 //!
-//! [`SynQueue`] is read by one worker at a time. A verdict is one short message on the same socket (the kernel
-//! takes it from no other) and any thread may send it through [`Verdicts`]: a message is sent whole. The nfq
-//! crate's own verdict wants its `Message` back, and a kept `Message` pins a receive buffer; a held SYN is
-//! to cost its slot only. Reference: linux/netfilter/nfnetlink_queue.h.
+//! Bound by nfq; read and answered here, by any worker at any time: the kernel gives each packet to one reader, and
+//! takes a verdict as a short message on the same socket (and on no other). So there is no lock around a system
+//! call, and a held SYN costs its slot only, where nfq's `Message` pins a receive buffer until its verdict.
+//! Reference: linux/netfilter/nfnetlink_queue.h.
 #![forbid(unsafe_code)]
 
 use std::fs::File;
 use std::io;
+use std::mem;
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd};
+use std::sync::Mutex;
+use std::sync::atomic::{AtomicU32, Ordering};
 
+use heapless::Vec;
 use nfq::Queue;
 use nix::errno::Errno;
-use nix::sys::socket::{MsgFlags, NetlinkAddr, getsockname, send, setsockopt, sockopt};
+use nix::sys::socket::{MsgFlags, NetlinkAddr, getsockname, recv, send, setsockopt, sockopt};
 
 use crate::error::Error;
 use crate::sys;
@@ -21,24 +25,35 @@ use crate::sys;
 /// stolen, so that a longer one shows by its length.
 const COPY_RANGE: u16 = 256;
 
+/// Bytes that a message takes, with one packet and the dozen attributes that the kernel may add.
+const MESSAGE_LEN: usize = COPY_RANGE as usize + 256;
+
 /// Receive buffer of the queue's socket in bytes: bursts of SYNs wait there.
 const RECEIVE_BUFFER: usize = 1 << 20;
 
+/// Packets that are to be dropped wait for so many others, so that one message is for all; see [`SynQueue::flush`].
+const DROP_BATCH: usize = 16;
+
+const VERDICT_LEN: usize = 32;
+
 pub struct SynQueue {
-    queue: Queue,
+    socket: OwnedFd,
     number: u16,
-    /// The number of the packet before. The kernel numbers them from 1 on.
-    last_id: u32,
+    /// The highest number of a packet so far. The kernel numbers them from 1 on.
+    last_id: AtomicU32,
+    /// Packets whose drop the kernel has not been told yet.
+    dropped: Mutex<Vec<u32, DROP_BATCH>>,
 }
 
-pub struct Verdicts {
-    socket: OwnedFd,
+/// The daemon's claim to the queue; ends with it.
+pub struct Binding {
+    queue: Queue,
     number: u16,
 }
 
 /// Binds queue `number`. The kernel keeps at most `max_len` packets without a verdict; it passes what comes
 /// beyond (fail-open). Call it before any thread starts.
-pub fn bind(number: u16, max_len: u32) -> Result<(SynQueue, Verdicts), Error> {
+pub fn bind(number: u16, max_len: u32) -> Result<(SynQueue, Binding), Error> {
     let failed = |remedy| {
         move |error: io::Error| {
             let errno = Errno::from_raw(error.raw_os_error().unwrap_or(libc::EIO));
@@ -61,8 +76,8 @@ pub fn bind(number: u16, max_len: u32) -> Result<(SynQueue, Verdicts), Error> {
     queue.set_fail_open(number, true).map_err(failed(""))?;
     // At worst the kernel's default stays, and a burst passes direct by fail-open.
     let _ = setsockopt(&socket, sockopt::RcvBufForce, &RECEIVE_BUFFER);
-    queue.set_nonblocking(true);
-    Ok((SynQueue { queue, number, last_id: 0 }, Verdicts { socket, number }))
+    let syns = SynQueue { socket, number, last_id: AtomicU32::new(0), dropped: Mutex::new(Vec::new()) };
+    Ok((syns, Binding { queue, number }))
 }
 
 /// nfq keeps its socket to itself. The kernel gives a new file the lowest free number (open(2)), so while
@@ -81,44 +96,141 @@ fn open() -> io::Result<(Queue, OwnedFd)> {
 pub struct Queued {
     pub id: u32,
     /// Packets since the one before that did not get here: the socket had no room, and the kernel has let them
-    /// pass (fail-open).
+    /// pass (fail-open). To be added to their number, wrapping: 1 less than 0 corrects what was added too early.
     pub missed: u32,
     pub mark: u32,
     /// From the first octet of the IP header.
-    pub bytes: heapless::Vec<u8, { COPY_RANGE as usize }>,
+    pub bytes: Vec<u8, { COPY_RANGE as usize }>,
 }
 
 impl SynQueue {
     /// The next packet, if there is one; never blocks.
-    pub fn next(&mut self) -> Option<Queued> {
+    pub fn next(&self) -> Option<Queued> {
+        let mut message = [0; MESSAGE_LEN];
         loop {
-            match self.queue.recv() {
-                Ok(message) => {
-                    let id = message.get_packet_id();
-                    let missed = id.wrapping_sub(self.last_id).wrapping_sub(1);
-                    self.last_id = id;
-                    return Some(Queued {
-                        id,
-                        missed,
-                        mark: message.get_nfmark(),
-                        // Empty if the kernel has copied more than it was asked for: that passes as malformed.
-                        bytes: heapless::Vec::from_slice(message.get_payload()).unwrap_or_default(),
-                    });
+            match recv(self.socket.as_raw_fd(), &mut message, MsgFlags::MSG_DONTWAIT) {
+                Ok(len) => {
+                    // Else it is the kernel's answer to an earlier verdict, such as ENOENT for a packet that is
+                    // no longer queued.
+                    if let Some(mut packet) = read_packet(&message[..len]) {
+                        packet.missed = missed_before(packet.id, &self.last_id);
+                        return Some(packet);
+                    }
                 }
-                Err(error) if error.kind() == io::ErrorKind::WouldBlock => return None,
-                // The kernel's answer to an earlier verdict, such as ENOENT for a packet that is no longer
-                // queued; each is reported once.
-                Err(_) => {}
+                Err(Errno::EINTR | Errno::ENOBUFS) => {}
+                Err(_) => return None,
             }
         }
     }
 
+    /// Becomes readable when a packet is queued.
+    pub fn socket(&self) -> BorrowedFd<'_> {
+        self.socket.as_fd()
+    }
+
+    /// The packet goes on to where it was going.
+    pub fn pass(&self, packet_id: u32) {
+        self.send(&verdict(self.number, packet_id, Verdict::Accept));
+    }
+
+    /// The packet ends here. Nobody waits for that, so the kernel is told when there are enough.
+    pub fn drop(&self, packet_id: u32) {
+        let Ok(mut dropped) = self.dropped.lock() else {
+            return;
+        };
+        let _ = dropped.push(packet_id);
+        if dropped.is_full() {
+            let all = mem::take(&mut *dropped);
+            mem::drop(dropped);
+            self.drop_all(&all);
+        }
+    }
+
+    /// Whether there is something to [`SynQueue::flush`].
+    pub fn owes_verdicts(&self) -> bool {
+        self.dropped.lock().is_ok_and(|dropped| !dropped.is_empty())
+    }
+
+    /// Tells the kernel what is to be dropped, so that it keeps no packet long.
+    pub fn flush(&self) {
+        if let Ok(all) = self.dropped.lock().map(|mut dropped| mem::take(&mut *dropped)) {
+            self.drop_all(&all);
+        }
+    }
+
+    fn drop_all(&self, packets: &[u32]) {
+        let verdicts = packets.iter().flat_map(|&id| verdict(self.number, id, Verdict::Drop));
+        let message: Vec<u8, { DROP_BATCH * VERDICT_LEN }> = verdicts.collect();
+        if !message.is_empty() {
+            self.send(&message);
+        }
+    }
+
+    fn send(&self, message: &[u8]) {
+        // It fails when the kernel is out of memory; then the packet waits until the queue is unbound, and
+        // its sender will repeat it.
+        let _ = send(self.socket.as_raw_fd(), message, MsgFlags::empty());
+    }
+}
+
+/// What [`Queued::missed`] is about. Another worker may be the first to tell of a packet that came later, and
+/// takes this one for missed until this one comes.
+fn missed_before(id: u32, last_id: &AtomicU32) -> u32 {
+    let later = |last: u32| (id.wrapping_sub(last).cast_signed() > 0).then_some(id);
+    match last_id.fetch_update(Ordering::Relaxed, Ordering::Relaxed, later) {
+        Ok(last) => id.wrapping_sub(last).wrapping_sub(1),
+        Err(_) => 1u32.wrapping_neg(),
+    }
+}
+
+impl Binding {
     /// Gives the queue back: from now on netfilter's bypass lets SYNs pass.
-    pub fn unbind(mut self) {
-        self.queue.set_nonblocking(false);
-        // The answer matters to nobody: closing the socket unbinds too.
+    pub fn end(mut self) {
+        // Done when it is sent. A worker may have taken the answer, which matters to nobody: do not wait for it.
+        self.queue.set_nonblocking(true);
         let _ = self.queue.unbind(self.number);
     }
+}
+
+const NFNL_SUBSYS_QUEUE: u16 = 3;
+/// Of the netlink header, and of that and struct nfgenmsg after it, in bytes.
+const HEADER_LEN: usize = 16;
+const ATTRIBUTES_AT: usize = 20;
+
+/// NFQNL_MSG_PACKET. Netlink headers are in the machine's byte order, the content of attributes in the network's.
+fn read_packet(message: &[u8]) -> Option<Queued> {
+    const NFQNL_MSG_PACKET: u16 = 0;
+    const NFQA_PACKET_HDR: u16 = 1;
+    const NFQA_MARK: u16 = 3;
+    const NFQA_PAYLOAD: u16 = 10;
+
+    let header: &[u8; HEADER_LEN] = message.first_chunk()?;
+    if u16::from_ne_bytes([header[4], header[5]]) != NFNL_SUBSYS_QUEUE << 8 | NFQNL_MSG_PACKET {
+        return None;
+    }
+    let mut packet = Queued { id: 0, missed: 0, mark: 0, bytes: Vec::new() };
+    let mut known = false;
+    let mut rest = message.get(ATTRIBUTES_AT..)?;
+    while let [l0, l1, t0, t1, ..] = *rest {
+        let len = usize::from(u16::from_ne_bytes([l0, l1]));
+        let Some(content) = rest.get(4..len) else {
+            break;
+        };
+        let word = || content.first_chunk().map(|word| u32::from_be_bytes(*word));
+        match u16::from_ne_bytes([t0, t1]) {
+            NFQA_PACKET_HDR => {
+                packet.id = word()?;
+                known = true;
+            }
+            NFQA_MARK => packet.mark = word()?,
+            // Left empty if the kernel has copied more than it was asked for: that passes as malformed.
+            NFQA_PAYLOAD => packet.bytes = Vec::from_slice(content).unwrap_or_default(),
+            _ => {}
+        }
+        // Attributes begin at multiples of four bytes.
+        rest = rest.get(len.next_multiple_of(4)..).unwrap_or_default();
+    }
+    known.then_some(packet)
 }
 
 #[derive(Clone, Copy)]
@@ -127,41 +239,15 @@ enum Verdict {
     Accept = 1,
 }
 
-impl Verdicts {
-    /// The packet goes on to where it was going.
-    pub fn pass(&self, packet_id: u32) {
-        self.send(packet_id, Verdict::Accept);
-    }
-
-    /// The packet ends here.
-    pub fn drop(&self, packet_id: u32) {
-        self.send(packet_id, Verdict::Drop);
-    }
-
-    /// Becomes readable when a packet is queued.
-    pub fn socket(&self) -> BorrowedFd<'_> {
-        self.socket.as_fd()
-    }
-
-    fn send(&self, packet_id: u32, verdict: Verdict) {
-        let message = verdict_message(self.number, packet_id, verdict as u32);
-        // It fails when the kernel is out of memory; then the packet waits until the queue is unbound, and
-        // its sender will repeat it.
-        let _ = send(self.socket.as_raw_fd(), &message, MsgFlags::empty());
-    }
-}
-
-/// NFQNL_MSG_VERDICT with one NFQA_VERDICT_HDR. Netlink headers are in the machine's byte order, the queue's
-/// number and the attribute's content in the network's.
-fn verdict_message(queue: u16, packet_id: u32, verdict: u32) -> [u8; 32] {
-    const NFNL_SUBSYS_QUEUE: u16 = 3;
+/// NFQNL_MSG_VERDICT with one NFQA_VERDICT_HDR.
+fn verdict(queue: u16, packet_id: u32, verdict: Verdict) -> [u8; VERDICT_LEN] {
     const NFQNL_MSG_VERDICT: u16 = 1;
     const NLM_F_REQUEST: u16 = 1;
     const NFQA_VERDICT_HDR: u16 = 2;
 
-    let mut message = heapless::Vec::<u8, 32>::new();
+    let mut message = Vec::<u8, VERDICT_LEN>::new();
     let mut put = |bytes: &[u8]| message.extend_from_slice(bytes).is_ok();
-    let complete = put(&32u32.to_ne_bytes())
+    let complete = put(&(VERDICT_LEN as u32).to_ne_bytes())
         && put(&(NFNL_SUBSYS_QUEUE << 8 | NFQNL_MSG_VERDICT).to_ne_bytes())
         && put(&NLM_F_REQUEST.to_ne_bytes())
         && put(&[0; 8]) // sequence number and port: the kernel's
@@ -169,23 +255,67 @@ fn verdict_message(queue: u16, packet_id: u32, verdict: u32) -> [u8; 32] {
         && put(&queue.to_be_bytes())
         && put(&12u16.to_ne_bytes())
         && put(&NFQA_VERDICT_HDR.to_ne_bytes())
-        && put(&verdict.to_be_bytes())
+        && put(&(verdict as u32).to_be_bytes())
         && put(&packet_id.to_be_bytes());
     debug_assert!(complete);
-    message.into_array().unwrap_or([0; 32])
+    message.into_array().unwrap_or([0; VERDICT_LEN])
 }
 
 #[cfg(test)]
 mod tests {
-    use super::verdict_message;
+    use super::*;
 
     #[test]
     fn verdict_is_laid_out_as_the_kernel_reads_it() {
-        let message = verdict_message(5000, 0x0102_0304, 1);
+        let message = verdict(5000, 0x0102_0304, Verdict::Accept);
         assert_eq!(message[..4], 32u32.to_ne_bytes());
         assert_eq!(message[4..6], 0x0301u16.to_ne_bytes());
         assert_eq!(message[16..20], [0, 0, 0x13, 0x88]);
         assert_eq!(message[20..22], 12u16.to_ne_bytes());
         assert_eq!(message[24..], [0, 0, 0, 1, 1, 2, 3, 4]);
+    }
+
+    fn message(kind: u16, attributes: &[(u16, &[u8])]) -> std::vec::Vec<u8> {
+        let mut message = vec![0; ATTRIBUTES_AT];
+        message[4..6].copy_from_slice(&kind.to_ne_bytes());
+        for (kind, content) in attributes {
+            message.extend((content.len() as u16 + 4).to_ne_bytes());
+            message.extend(kind.to_ne_bytes());
+            message.extend(*content);
+            message.resize(message.len().next_multiple_of(4), 0);
+        }
+        message
+    }
+
+    #[test]
+    fn packets_are_read_whatever_stands_between() {
+        let header: &[u8] = &[1, 2, 3, 4, 8, 0, 2];
+        let whole = message(0x300, &[(1, header), (5, &[0; 4]), (3, &[0, 0, 0, 7]), (10, b"hello")]);
+        let packet = read_packet(&whole).expect("a packet");
+        assert_eq!((packet.id, packet.mark, &packet.bytes[..]), (0x0102_0304, 7, &b"hello"[..]));
+        // A verdict for what can be named, however short it was cut; nothing for what cannot.
+        for len in 0..whole.len() {
+            let named = len >= ATTRIBUTES_AT + 4 + header.len();
+            assert_eq!(read_packet(&whole[..len]).map(|packet| packet.id), named.then_some(0x0102_0304));
+        }
+        let long = message(0x300, &[(1, header), (10, &[0; 300])]);
+        assert!(read_packet(&long).is_some_and(|packet| packet.bytes.is_empty()));
+        assert!(read_packet(&message(2, &[(1, header)])).is_none(), "an answer to a verdict");
+        assert!(read_packet(&message(0x300, &[(1, header), (3, &[]), (0, &[])])).is_none());
+    }
+
+    #[test]
+    fn packets_that_never_came_are_counted_in_any_order() {
+        let last = AtomicU32::new(u32::MAX - 2);
+        let ids = [u32::MAX - 1, 1, u32::MAX, 0, 5, 4];
+        let missed = ids.map(|id| missed_before(id, &last)).into_iter().fold(0, u32::wrapping_add);
+        assert_eq!(missed, 2, "2 and 3");
+    }
+
+    #[test]
+    fn an_attribute_shorter_than_its_header_ends_the_reading() {
+        let mut whole = message(0x300, &[(1, &[0; 7])]);
+        whole.extend([0, 0, 0, 0, 0, 0]);
+        assert!(read_packet(&whole).is_some());
     }
 }

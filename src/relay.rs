@@ -18,7 +18,7 @@ use nix::sys::epoll::EpollFlags;
 use nix::sys::socket::{MsgFlags, Shutdown, recv, send, setsockopt, shutdown, sockopt};
 
 use crate::pipes::{self, Pipe, Pipes};
-use crate::sys;
+use crate::{legs, sys};
 
 /// Bytes that one direction may move before other connections have their turn.
 const BUDGET: usize = if cfg!(test) { 1 << 17 } else { 1 << 18 };
@@ -175,6 +175,11 @@ impl Connection {
         !self.is_established() || self.is_half_closed() && !moved && !self.legs.iter().any(waits)
     }
 
+    /// Lets the server leg, whose silence has lasted long enough to ask, be probed as the client leg is from birth.
+    pub fn keep_alive(&self) {
+        let _ = legs::keep_alive(&self.legs[Side::Server as usize].socket);
+    }
+
     /// Whether bytes were moved since the last call.
     pub fn mark_progress(&mut self) -> bool {
         let moved = self.flows[0].bytes + self.flows[1].bytes;
@@ -323,7 +328,10 @@ impl Flow {
         };
         // A reset leg tells its error once, to whoever asks first, and reports an end from then on: `failed`
         // decides what this end is.
-        self.drained = read == 0;
+        // And FIN comes behind the last byte: a read that leaves nothing behind it has come to the end.
+        let all =
+            read < COPY_LEN && source.ending && !source.failed && !source.unspliceable && spare.is_some();
+        self.drained = read == 0 || all;
         source.readable &= read > 0;
         self.bulk = read == COPY_LEN;
 

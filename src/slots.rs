@@ -78,6 +78,8 @@ pub struct Slot {
     pub deadline: Option<Instant>,
     pub endpoints: Option<Endpoints>,
     pub stage: Stage,
+    /// No longer part of its worker's load.
+    pub ending: bool,
 }
 
 impl Slot {
@@ -108,6 +110,7 @@ impl Slots {
                 deadline: None,
                 endpoints: None,
                 stage: Stage::Free,
+                ending: false,
             })
         };
         Slots {
@@ -144,6 +147,7 @@ impl Slots {
         let mut slot = self.lock_index(index);
         slot.begun = Instant::now();
         slot.endpoints = Some(endpoints);
+        slot.ending = false;
         slot.stage = Stage::Dialling(EpollFlags::empty());
         self.tags[index].store(tag(&endpoints), Ordering::Relaxed);
         self.pending.insert(index);

@@ -13,7 +13,7 @@ use nix::sys::epoll::EpollFlags;
 
 use crate::counts::Passed;
 use crate::pep::{Handshake, Pep};
-use crate::queue::Queued;
+use crate::queue::{Binding, Queued};
 use crate::relay::{Leg, Side};
 use crate::slots::{Endpoints, Held, Stage};
 use crate::syn::{self, Pass, Syn};
@@ -24,22 +24,18 @@ use crate::{handshake, legs, log};
 /// netfilter would have led the repetition there.
 const REPEATED_IN_VAIN: Duration = Duration::from_millis(900);
 
-/// Most packets taken before connections have their turn again.
-const BURST: usize = 256;
-
-/// Takes what waits in the queue, on behalf of worker `taker`. All of it: a SYN that waited until its client
-/// repeats it would be stolen twice.
-pub fn queued(pep: &Pep, taker: usize) {
-    for _ in 0..BURST {
-        // The lock is let go of before anything is done with the packet.
-        let Some(packet) = pep.queue.lock().ok().and_then(|mut queue| queue.as_mut()?.next()) else {
-            return;
+/// Takes what waits in the queue, at most `limit` packets, on behalf of worker `taker`; true if that was all.
+pub fn queued(pep: &Pep, taker: usize, limit: usize) -> bool {
+    for _ in 0..limit {
+        let Some(packet) = pep.queue.next() else {
+            return true;
         };
         pep.counts.seen.add(1);
-        if packet.missed > 0 {
+        if packet.missed != 0 {
             pep.counts.passed(Passed::FailOpen).add(packet.missed);
         }
         match syn::parse(&packet.bytes) {
+            _ if pep.ending.load(Ordering::Relaxed) => pep.pass(packet.id, Passed::Ending),
             Ok(syn) => steal(pep, taker, &syn, packet),
             Err(reason) => {
                 pep.pass(packet.id, untouched(reason));
@@ -47,6 +43,7 @@ pub fn queued(pep: &Pep, taker: usize) {
             }
         }
     }
+    false
 }
 
 fn steal(pep: &Pep, taker: usize, syn: &Syn, mut packet: Queued) {
@@ -62,7 +59,7 @@ fn steal(pep: &Pep, taker: usize, syn: &Syn, mut packet: Queued) {
             }
             _ => {
                 pep.counts.repeated.add(1);
-                pep.verdicts.drop(packet.id);
+                pep.queue.drop(packet.id);
             }
         }
         return;
@@ -124,19 +121,16 @@ fn untouched(reason: Pass) -> Passed {
 }
 
 /// The daemon is to end: what waits in the queue or in a slot goes on direct, and so does what comes later.
-pub fn stop(pep: &Pep) {
+pub fn stop(pep: &Pep, binding: Binding) {
     pep.ending.store(true, Ordering::Relaxed);
-    let Some(mut queue) = pep.queue.lock().ok().and_then(|mut queue| queue.take()) else {
-        return;
-    };
-    while let Some(packet) = queue.next() {
+    while let Some(packet) = pep.queue.next() {
         pep.counts.seen.add(1);
         pep.pass(packet.id, Passed::Ending);
     }
     for (id, slot) in pep.slots.in_use() {
         handshake::pass_held(pep, id, slot, Passed::Ending);
     }
-    queue.unbind();
+    binding.end();
 }
 
 fn warn_full(pep: &Pep) {

@@ -22,6 +22,11 @@ use crate::{handshake, log, steal};
 /// Events fetched at once, and connections that have another turn before events are fetched again.
 const BATCH: usize = 64;
 
+/// Most SYNs taken before connections have their turn again. It begins with one, because to ask for another is a
+/// system call in vain when there is none, and doubles while the queue is not empty: a SYN that waits until its
+/// client repeats it is stolen twice.
+const MAX_SYNS: usize = 256;
+
 const SWEEP_INTERVAL: Duration = Duration::from_secs(1);
 
 /// How long a half-closed connection may stay without a byte moving: what conntrack grants it as well
@@ -54,13 +59,17 @@ impl<'a> Worker<'a> {
     /// Never returns: the process ends around it.
     pub fn run(mut self) -> ! {
         let mut events = [EpollEvent::empty(); BATCH];
+        let mut syns = 1;
         loop {
-            let ready = self.seat().wait(&mut events, self.patience());
+            let limit = mem::replace(&mut syns, 1);
+            let [busy, idle] = self.patience();
+            let ready = self.seat().wait(&mut events, busy, idle);
             self.means.pipes.closed = self.pep.memory.is_tight();
             for event in &events[..ready] {
                 match Token::from(event.data()) {
                     Token::Wake => {}
-                    Token::Queue => steal::queued(self.pep, self.index),
+                    Token::Queue if steal::queued(self.pep, self.index, limit) => {}
+                    Token::Queue => syns = MAX_SYNS.min(2 * limit),
                     Token::Listener(index) => self.admit(index),
                     Token::Leg(id, side) => self.leg_event(id, side, event.events()),
                 }
@@ -68,7 +77,9 @@ impl<'a> Worker<'a> {
             for _ in 0..self.again.len().min(BATCH) {
                 self.next_turn();
             }
-            if self.seat().connections() > 0 && Instant::now() >= self.next_sweep {
+            let due = self.seat().connections() > 0 || self.pep.queue.owes_verdicts();
+            if due && Instant::now() >= self.next_sweep {
+                self.pep.queue.flush();
                 self.sweep();
                 self.next_sweep = Instant::now() + SWEEP_INTERVAL;
             }
@@ -79,11 +90,11 @@ impl<'a> Worker<'a> {
         &self.pep.workers[self.index]
     }
 
-    fn patience(&self) -> EpollTimeout {
-        match self.again.is_empty() {
-            true => EpollTimeout::from(SWEEP_INTERVAL.as_millis() as u16),
-            false => EpollTimeout::ZERO,
-        }
+    /// How long to wait for events: with connections and without.
+    fn patience(&self) -> [EpollTimeout; 2] {
+        let until_sweep = EpollTimeout::from(SWEEP_INTERVAL.as_millis() as u16);
+        let busy = if self.again.is_empty() { until_sweep } else { EpollTimeout::ZERO };
+        [busy, if self.pep.queue.owes_verdicts() { until_sweep } else { EpollTimeout::NONE }]
     }
 
     fn admit(&self, listener: usize) {
@@ -136,7 +147,7 @@ impl<'a> Worker<'a> {
     }
 
     fn relay(&mut self, id: SlotId, mut slot: MutexGuard<'_, Slot>) {
-        let Slot { stage, deadline, .. } = &mut *slot;
+        let Slot { stage, deadline, ending, .. } = &mut *slot;
         let Stage::Relaying(connection) = stage else {
             return;
         };
@@ -153,9 +164,10 @@ impl<'a> Worker<'a> {
         }
         match outcome {
             Outcome::Idle => {
-                if connection.is_half_closed() && deadline.is_none() {
+                if connection.is_half_closed() && !*ending {
                     connection.mark_progress();
                     *deadline = Some(Instant::now() + HALF_CLOSED_TIMEOUT);
+                    self.pep.note_ending(&mut slot);
                 }
             }
             Outcome::Again => {
@@ -202,6 +214,7 @@ impl<'a> Worker<'a> {
                     if connection.is_overdue() {
                         self.end(id, slot, "gave up");
                     } else {
+                        connection.keep_alive();
                         let half_closed = connection.is_half_closed();
                         slot.deadline = half_closed.then_some(now + HALF_CLOSED_TIMEOUT);
                     }
