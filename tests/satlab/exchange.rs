@@ -9,8 +9,8 @@ use std::thread;
 use std::time::{Duration, Instant};
 
 const MESSAGE: u64 = 64;
-const ROUNDS: usize = 40;
-const PAUSE: Duration = Duration::from_millis(300);
+const ROUNDS: usize = 25;
+const PAUSE: Duration = Duration::from_millis(310);
 /// How long the upload has the link before the exchange goes on.
 const HEAD_START: Duration = Duration::from_secs(10);
 

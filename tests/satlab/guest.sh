@@ -29,8 +29,12 @@ in_netns() { # HOST COMMAND...
 }
 
 link() { # HOST DEVICE NUMBER NET
+    ip -n "$1" link set "$2" address "02:00:00:00:0$4:0$3"
     ip -n "$1" address add "10.$4.0.$3/24" dev "$2"
     ip -n "$1" link set "$2" up
+    # Nobody asks for an address: the answer would be delayed like all that leaves by that device.
+    other=$((3 - $3))
+    ip -n "$1" neighbour add "10.$4.0.$other" lladdr "02:00:00:00:0$4:0$other" dev "$2" nud permanent
     # Packets as they are on a wire.
     in_netns "$1" ethtool -K "$2" tso off gso off gro off >/dev/null
 }
@@ -70,11 +74,12 @@ table inet outbound {
 END_OF_RULES
 }
 
-sky() { # LOSS
+sky() { # add|change LOSS
     for way in 'gmodem hub' 'tmodem term'; do
+        # A new one counts from zero.
+        [ "$1" = change ] || in_netns "${way% *}" tc qdisc delete dev "${way#* }" root 2>/dev/null
         # The queue's limit is to be no limit.
-        # shellcheck disable=SC2086 # words
-        in_netns ${way% *} tc qdisc replace dev "${way#* }" root netem delay "$((rtt * 500))us" loss "$1%" limit 1000000
+        in_netns "${way% *}" tc qdisc "$1" dev "${way#* }" root netem delay "$((rtt * 500))us" loss "$2%" limit 1000000
     done
 }
 
@@ -164,7 +169,7 @@ sample_sockets() { # FILE
 one_run() {
     label="$seed $case $mode"
     daemons='' peps='' why=''
-    sky "$loss" && modem tmodem "$up" && modem gmodem "$down" && air "$wifi" || why='no link'
+    sky add "$loss" && modem tmodem "$up" && modem gmodem "$down" && air "$wifi" || why='no link'
     case $mode in
     cubic | bbr) congestion "$mode" ;;
     terminal) congestion cubic && peps=term ;;
@@ -178,7 +183,7 @@ one_run() {
     done
     sampler='' rain=''
     if [ -n "$trace" ]; then sample_sockets /tmp/trace & sampler=$!; fi
-    if [ "$outage" != - ]; then (sleep 5 && sky 100 && sleep 30 && sky "$loss") & rain=$!; fi
+    if [ "$outage" != - ]; then (sleep 5 && sky change 100 && sleep 30 && sky change "$loss") & rain=$!; fi
     rm -f /tmp/series
     # shellcheck disable=SC2086 # words
     [ -n "$why" ] || timeout 900 /satlab traffic --client /run/netns/client --server /run/netns/server --to 10.5.0.2 \

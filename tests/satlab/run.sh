@@ -62,6 +62,9 @@ trap finish EXIT
 trap 'exit 130' INT
 trap 'exit 143' TERM HUP
 
+# What later jobs take is what the first took.
+cp "$pepsal" "$work/pepsal" && cp "$satlab" "$work/satlab" && cp tests/satlab/guest.sh "$work/main" || exit 1
+
 # shellcheck disable=SC2086 # each is one word or none
 "$satlab" cases $quick ${only:+--only "$only"} ${modes:+--modes "$modes"} ${seeds:+--seeds "$seeds"} >"$work/runs" || exit 1
 jobs=$(tail -n 1 "$work/runs" | cut -d' ' -f1)
@@ -72,12 +75,13 @@ one_job() { # JOB
     files=$work/files$1
     mkdir -p "$files" "$work/out$1"
     awk -v job="$1" '$1 == job { $1 = ""; sub(/^ /, ""); print }' "$work/runs" >"$files/runs"
-    cp "$pepsal" "$files/pepsal" && cp "$satlab" "$files/satlab" && cp tests/satlab/guest.sh "$files/main" || return 1
+    cp "$work/pepsal" "$work/satlab" "$work/main" "$files/" || return 1
     printf "pepsal_options='%s' trace='%s'\n" "$pepsal_options" "$trace" >"$files/settings"
     vm_image x86_64 "$files" "$work/image$1" || return 1
+    # Without ERMS the kernel copies eight bytes with an instruction, not one.
     # An instruction takes 1 ns: a router's worth of speed for each of the six hosts, whom one processor plays all.
     # seed: of the machine's random numbers, netem's among them (its kernel has no seed of netem's own).
-    vm_run x86_64 "$work/image$1" "$work/out$1" 512 3000 -smp 1 -icount shift=0,sleep=off \
+    vm_run x86_64 "$work/image$1" "$work/out$1" 512 6000 -cpu max,erms=off,fsrm=off -smp 1 -icount shift=0,sleep=off \
         -rtc base=2026-01-01,clock=vm -seed "$(head -n 1 "$files/runs" | cut -d' ' -f1)" |
         sed -nu '/^point\|^trace/!p' >&2
     rm -f "$work/image$1"
