@@ -23,8 +23,6 @@ pub enum State {
 }
 
 impl State {
-    pub const ALL: [State; 3] = [State::Connecting, State::Relaying, State::HalfClosed];
-
     pub fn of(stage: &Stage) -> State {
         match stage {
             Stage::Relaying(connection) if connection.is_half_closed() => State::HalfClosed,

@@ -1,9 +1,6 @@
-//! The part of an answer that waits to be sent, of limited size, and how figures are written into it.
-//!
-//! JSON by hand: a field or item puts the comma before itself where one is due.
+//! The part of an answer that waits to be sent, of limited size, and how figures are written into it: by
+//! templates, which read like the answer and cost little code.
 #![forbid(unsafe_code)]
-
-use std::fmt::{self, Write};
 
 /// Bytes that a page holds: more than any answer that is not a list (`report` has the test).
 pub const SIZE: usize = 8192;
@@ -54,7 +51,7 @@ impl Page {
     }
 
     /// `number` / 10^`decimals`.
-    pub fn decimal(&mut self, number: u64, decimals: u32) -> &mut Page {
+    fn decimal(&mut self, number: u64, decimals: u32) -> &mut Page {
         let one = 10u64.pow(decimals);
         self.number(number / one).text(".");
         let mut place = one / 10;
@@ -65,8 +62,8 @@ impl Page {
         self
     }
 
-    /// With one decimal and a decimal prefix to the unit: 14.3 Mbit/s.
-    pub fn scaled(&mut self, number: u64, unit: &str) -> &mut Page {
+    /// With one decimal and the decimal prefix of the unit that follows: 14.3 M.
+    fn scaled(&mut self, number: u64) -> &mut Page {
         let prefixes = [" ", " k", " M", " G", " T", " P"];
         let (mut one, mut at) = (1, 0);
         while number / one >= 1000 && at + 1 < prefixes.len() {
@@ -77,61 +74,55 @@ impl Page {
             0 => self.number(number),
             _ => self.decimal(number / (one / 10), 1),
         };
-        self.text(prefixes[at]).text(unit)
+        self.text(prefixes[at])
     }
 
-    /// The beginning of an array's item.
-    pub fn item(&mut self) -> &mut Page {
-        match self.bytes.last() {
-            Some(b'{' | b'[' | b':') | None => self,
-            _ => self.text(","),
+    /// The template with its figures in place: `$name` a number, `%name` microseconds as milliseconds, `^name` as
+    /// seconds, `~name|` a number with a prefix for the unit that follows, `@name` a word. `'` stands for `"`.
+    pub fn fill(&mut self, template: &str, figures: &[Figure]) -> &mut Page {
+        let mut rest = template;
+        while let Some(at) = rest.find(['$', '%', '^', '~', '@', '\'']) {
+            let (before, marked) = rest.split_at(at);
+            self.text(before);
+            let (mark, after) = marked.split_at(1);
+            rest = after;
+            if mark == "'" {
+                self.text("\"");
+                continue;
+            }
+            let end = after.find(|letter: char| !letter.is_ascii_lowercase() && letter != '_');
+            let (name, after) = after.split_at(end.unwrap_or(after.len()));
+            rest = after.strip_prefix('|').unwrap_or(after);
+            let figure = figures.iter().find(|(of, _)| *of == name);
+            debug_assert!(figure.is_some(), "{name}");
+            match (mark, figure.map(|&(_, value)| value)) {
+                (_, Some(Value::Word(word))) => self.text(word),
+                ("$", Some(Value::Number(number))) => self.number(number),
+                ("%", Some(Value::Number(number))) => self.decimal(number, 3),
+                ("^", Some(Value::Number(number))) => self.decimal(number, 6),
+                (_, Some(Value::Number(number))) => self.scaled(number),
+                _ => self.text(if mark == "^" { "NaN" } else { "null" }),
+            };
         }
-    }
-
-    pub fn field(&mut self, name: &str) -> &mut Page {
-        self.item().text("\"").text(name).text("\":")
-    }
-
-    /// `text` has nothing that JSON would want escaped but what is dropped here: names that the kernel gives.
-    pub fn string(&mut self, text: &str) -> &mut Page {
-        self.text("\"");
-        for part in text.split(['"', '\\']) {
-            self.text(part);
-        }
-        self.text("\"")
-    }
-
-    pub fn number_or_null(&mut self, number: Option<u64>) -> &mut Page {
-        match number {
-            Some(number) => self.number(number),
-            None => self.text("null"),
-        }
-    }
-
-    pub fn flag(&mut self, flag: bool) -> &mut Page {
-        self.text(if flag { "true" } else { "false" })
-    }
-
-    /// An object of numbers.
-    pub fn numbers(&mut self, name: &str, fields: &[(&str, u64)]) -> &mut Page {
-        self.field(name).text("{");
-        for &(name, number) in fields {
-            self.field(name).number(number);
-        }
-        self.text("}")
-    }
-
-    pub fn formatted(&mut self, arguments: fmt::Arguments) -> &mut Page {
-        // What does not fit is left out.
-        let _ = self.write_fmt(arguments);
-        self
+        self.text(rest)
     }
 }
 
-impl Write for Page {
-    fn write_str(&mut self, text: &str) -> fmt::Result {
-        self.text(text);
-        Ok(())
+/// A value with the name that templates call it by.
+pub type Figure<'a> = (&'a str, Value<'a>);
+
+#[derive(Clone, Copy, Debug)]
+pub enum Value<'a> {
+    Number(u64),
+    /// Nothing that JSON would want escaped: addresses, names that the kernel gives.
+    Word(&'a str),
+    /// Not configured, not measured, not told by this kernel.
+    Absent,
+}
+
+impl From<Option<u64>> for Value<'_> {
+    fn from(number: Option<u64>) -> Self {
+        number.map_or(Value::Absent, Value::Number)
     }
 }
 
@@ -139,18 +130,19 @@ impl Write for Page {
 mod tests {
     use super::*;
 
-    fn written(write: impl FnOnce(&mut Page)) -> String {
+    fn filled(template: &str, number: u64) -> String {
         let mut page = Page::new();
-        write(&mut page);
+        let figures =
+            [("n", Value::Number(number)), ("none", Value::Absent), ("a_word", Value::Word("[fd00::1]:80"))];
+        page.fill(template, &figures);
         String::from_utf8(page.bytes().to_vec()).unwrap()
     }
 
     #[test]
     fn numbers_are_exact() {
-        let all = written(|page| {
-            page.number(0).text(" ").number(u64::MAX).text(" ").decimal(2_004, 3).text(" ").decimal(7, 1);
-        });
-        assert_eq!(all, "0 18446744073709551615 2.004 0.7");
+        assert_eq!(filled("$n", 0), "0");
+        assert_eq!(filled("$n.$n", u64::MAX), "18446744073709551615.18446744073709551615");
+        assert_eq!(filled("%n ^n", 2_004), "2.004 0.002004");
     }
 
     #[test]
@@ -162,22 +154,14 @@ mod tests {
             (21_384_750_113, "21.3 GB"),
             (u64::MAX, "18446.7 PB"),
         ] {
-            assert_eq!(
-                written(|page| {
-                    page.scaled(number, "B");
-                }),
-                expected
-            );
+            assert_eq!(filled("~n|B", number), expected);
         }
     }
 
     #[test]
-    fn commas_stand_between_and_nowhere_else() {
-        let all = written(|page| {
-            page.text("{").numbers("a", &[("b", 1), ("c", 2)]).field("d").text("[");
-            page.item().number(3).item().number(4).text("]").field("e").string("x\"y\\").text("}");
-        });
-        assert_eq!(all, r#"{"a":{"b":1,"c":2},"d":[3,4],"e":"xy"}"#);
+    fn templates_read_like_the_answer() {
+        let all = filled("{'a':$n,'b':%none,'c':'@a_word'} ^none", 7);
+        assert_eq!(all, r#"{"a":7,"b":null,"c":"[fd00::1]:80"} NaN"#);
     }
 
     #[test]

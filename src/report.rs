@@ -1,21 +1,20 @@
 //! The answers to `pepsal status`, in each of its formats; those about single connections are in `connections`.
 //!
-//! Rendered by the main thread, straight into the page that is sent. tests/control has the schema of the JSON.
+//! Rendered by the main thread, straight into the page that is sent. tests/control has the schema of the JSON; the
+//! other is the text format of Prometheus' exporters, version 0.0.4.
 #![forbid(unsafe_code)]
 
 pub mod connections;
-mod prometheus;
 
 use std::sync::atomic::Ordering;
 
 use crate::counts::Passed;
 use crate::looks::State;
-use crate::page::Page;
+use crate::page::Value::{self, Absent, Number, Word};
+use crate::page::{Figure, Page};
 use crate::pep::{Handshake, Pep};
 use crate::relay::Side;
-use crate::samples::{self, Sample, Samples};
-
-const VERSION: &str = env!("CARGO_PKG_VERSION");
+use crate::samples::{Sample, Samples};
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Format {
@@ -24,260 +23,210 @@ pub enum Format {
     Prometheus,
 }
 
-/// What the formats tell of, read once.
-struct Figures<'a> {
-    pep: &'a Pep,
-    samples: &'a Samples,
-    uptime_s: u64,
-    /// used, peak, max
-    slots: [u64; 3],
-    /// Slots in use, in the order of [`State::ALL`].
-    states: [u64; 3],
-    bytes: [u64; 2],
-    /// Handshakes in microseconds, of the satellite leg and of the other.
-    rtts: [Option<u64>; 2],
+/// What comes before the SYNs passed by reason, and between them and the rest.
+impl Format {
+    fn before_passed(self) -> &'static str {
+        match self {
+            Format::Json => {
+                "{'version':'@version','pid':$pid,'uptime_s':$uptime,'state':'@state','handshake':'@handshake',\
+                 'transparent':@transparent,'satellite':'@satellite','congestion':'@congestion',\
+                 'link':{'rate_up_bps':$link_up,'rate_down_bps':$link_down,'rtt_ms':$link_rtt},\
+                 'auto_pass':{'threshold_ms':$threshold,'passing':@passing},\
+                 'slots':{'used':$used,'peak':$peak,'max':$max},\
+                 'connections':{'connecting':$connecting,'relaying':$relaying,'half_closed':$half_closed},\
+                 'syns':{'seen':$seen,'stolen':$stolen,'repeated':$repeated,'returned':$returned,'passed':{"
+            }
+            Format::Text => {
+                "pepsal @version, pid $pid, @state for $days d $hours h $minutes min\n\
+                 satellite leg    @satellite, @congestion; link ~link_up|bit/s up, ~link_down|bit/s down, $link_rtt ms\n\
+                 handshake        @handshake; satellite %satellite_rtt ms, lan %lan_rtt ms\n\
+                 slots            $used of $max used, $peak at most; $connecting connecting, $relaying relaying, \
+                 $half_closed half closed\n\
+                 rate             ~rate_up|bit/s up, ~rate_down|bit/s down\n\
+                 bytes            ~up|B up, ~down|B down\n\
+                 SYNs             $seen seen, $stolen stolen, $repeated repeated, $returned returned\n\
+                 connects failed  $failed\n\
+                 passed           "
+            }
+            Format::Prometheus => {
+                "# TYPE pepsal_info gauge\n\
+                 pepsal_info{version='@version',handshake='@handshake',satellite='@satellite'} 1\n\
+                 # TYPE pepsal_uptime_seconds gauge\npepsal_uptime_seconds $uptime\n\
+                 # TYPE pepsal_slots gauge\npepsal_slots $max\n\
+                 # TYPE pepsal_slots_used gauge\npepsal_slots_used $used\n\
+                 # TYPE pepsal_slots_used_peak gauge\npepsal_slots_used_peak $peak\n\
+                 # TYPE pepsal_connections gauge\n\
+                 pepsal_connections{state='connecting'} $connecting\n\
+                 pepsal_connections{state='relaying'} $relaying\n\
+                 pepsal_connections{state='half_closed'} $half_closed\n\
+                 # TYPE pepsal_bytes_total counter\n\
+                 pepsal_bytes_total{direction='up'} $up\n\
+                 pepsal_bytes_total{direction='down'} $down\n\
+                 # TYPE pepsal_handshake_seconds gauge\n\
+                 pepsal_handshake_seconds{leg='satellite'} ^satellite_rtt\n\
+                 pepsal_handshake_seconds{leg='lan'} ^lan_rtt\n\
+                 # TYPE pepsal_connects_failed_total counter\npepsal_connects_failed_total $failed\n\
+                 # TYPE pepsal_returned_total counter\npepsal_returned_total $returned\n\
+                 # TYPE pepsal_syns_seen_total counter\npepsal_syns_seen_total $seen\n\
+                 # TYPE pepsal_syns_stolen_total counter\npepsal_syns_stolen_total $stolen\n\
+                 # TYPE pepsal_syns_repeated_total counter\npepsal_syns_repeated_total $repeated\n\
+                 # TYPE pepsal_syns_passed_total counter\n"
+            }
+        }
+    }
+
+    /// One reason: the first, and each that follows.
+    fn passed(self) -> [&'static str; 2] {
+        match self {
+            Format::Json => ["'@reason':$count", ",'@reason':$count"],
+            Format::Text => ["$count @reason", ", $count @reason"],
+            Format::Prometheus => ["pepsal_syns_passed_total{reason='@reason'} $count\n"; 2],
+        }
+    }
 }
+
+const JSON_AFTER_PASSED: &str = "}},'connects_failed':$failed,'bytes':{'up':$up,'down':$down},\
+     'rate':{'up_bps':$rate_up,'down_bps':$rate_down},\
+     'handshake_rtt':{'satellite_ms':%satellite_rtt,'lan_ms':%lan_rtt},'warnings':[";
 
 pub fn status(page: &mut Page, pep: &Pep, samples: &Samples, format: Format) {
-    let slots = &pep.slots;
     let mut states = [0; 3];
-    for (_, slot) in slots.in_use() {
+    for (_, slot) in pep.slots.in_use() {
         states[State::of(&slot.stage) as usize] += 1;
     }
-    let figures = Figures {
-        pep,
-        samples,
-        uptime_s: pep.started.elapsed().as_secs(),
-        slots: [slots.used(), slots.peak(), slots.capacity()].map(|slots| slots as u64),
-        states,
-        bytes: pep.bytes(),
-        rtts: pep.gain.rtts().map(|rtt| rtt.map(u64::from)),
+    let [connecting, relaying, half_closed] = states;
+    let (counts, gain, satellite) = (&pep.counts, &pep.gain, &pep.legs.satellite);
+    let uptime = pep.started.elapsed().as_secs();
+    // People are not told of null.
+    let or_absent = |number: Option<u64>| match number {
+        Some(number) => Number(number),
+        None if format == Format::Text => Word("?"),
+        None => Absent,
     };
+    let bits = |rate: Option<u32>| or_absent(rate.map(|rate| u64::from(rate) * 8));
+    let small = |number: Option<u32>| or_absent(number.map(u64::from));
+    let [satellite_rtt, lan_rtt] = gain.rtts().map(small);
+    let ([up, down], [rate_up, rate_down]) = (pep.bytes(), samples.last().rates);
+    let truth = |is: bool| Word(if is { "true" } else { "false" });
+    let figures = [
+        ("version", Word(env!("CARGO_PKG_VERSION"))),
+        ("pid", Number(std::process::id().into())),
+        ("uptime", Number(uptime)),
+        ("days", Number(uptime / 86_400)),
+        ("hours", Number(uptime / 3600 % 24)),
+        ("minutes", Number(uptime / 60 % 60)),
+        ("state", Word(if pep.ending.load(Ordering::Relaxed) { "ending" } else { "running" })),
+        ("handshake", Word(if pep.handshake == Handshake::Early { "early" } else { "deferred" })),
+        ("transparent", truth(pep.legs.transparent)),
+        ("satellite", Word(side_name(satellite.side))),
+        ("congestion", Word(satellite.congestion.to_str().unwrap_or(""))),
+        ("link_up", bits(satellite.rates[0])),
+        ("link_down", bits(satellite.rates[1])),
+        ("link_rtt", small(satellite.rtt)),
+        ("threshold", small(gain.threshold_ms())),
+        ("passing", truth(gain.is_passing())),
+        ("used", Number(pep.slots.used() as u64)),
+        ("peak", Number(pep.slots.peak() as u64)),
+        ("max", Number(pep.slots.capacity() as u64)),
+        ("connecting", Number(connecting)),
+        ("relaying", Number(relaying)),
+        ("half_closed", Number(half_closed)),
+        ("seen", Number(counts.seen.get().into())),
+        ("stolen", Number(counts.stolen.get().into())),
+        ("repeated", Number(counts.repeated.get().into())),
+        ("returned", Number(counts.returned.get().into())),
+        ("failed", Number(counts.connects_failed.get().into())),
+        ("up", Number(up)),
+        ("down", Number(down)),
+        ("rate_up", Number(rate_up)),
+        ("rate_down", Number(rate_down)),
+        ("satellite_rtt", satellite_rtt),
+        ("lan_rtt", lan_rtt),
+    ];
+    page.fill(format.before_passed(), &figures);
+    let mut first = true;
+    for (why, name) in Passed::ALL {
+        let count = counts.passed(why).get();
+        // People want to see what happened; programs, that all is there.
+        if count > 0 || format != Format::Text {
+            let template = format.passed()[usize::from(!first)];
+            page.fill(template, &[("reason", Word(name)), ("count", Number(count.into()))]);
+            first = false;
+        }
+    }
     match format {
-        Format::Json => figures.json(page),
-        Format::Text => figures.text(page),
-        Format::Prometheus => figures.prometheus(page),
+        Format::Json => {
+            page.fill(JSON_AFTER_PASSED, &figures);
+            warnings(page, pep, uptime, ["{'code':'@code','text':'", ",{'code':'@code','text':'"], "'}");
+            page.fill("],'samples':{'interval_s':1", &[]);
+            series(page, samples, "up_bps", |sample| sample.rates[0]);
+            series(page, samples, "down_bps", |sample| sample.rates[1]);
+            series(page, samples, "connections", |sample| u64::from(sample.connections));
+            page.text("}}\n");
+        }
+        Format::Text => {
+            page.text(if first { "none\n" } else { "\n" });
+            warnings(page, pep, uptime, ["warning          "; 2], "\n");
+        }
+        Format::Prometheus => {}
     }
 }
 
-fn side_name(side: Side) -> &'static str {
+pub fn side_name(side: Side) -> &'static str {
     match side {
         Side::Client => "client",
         Side::Server => "server",
     }
 }
 
-fn handshake_name(handshake: Handshake) -> &'static str {
-    match handshake {
-        Handshake::Deferred => "deferred",
-        Handshake::Early => "early",
+fn series(page: &mut Page, samples: &Samples, name: &str, value: fn(&Sample) -> u64) {
+    page.fill(",'@name':[", &[("name", Word(name))]);
+    for (at, sample) in samples.iter().enumerate() {
+        let template = if at == 0 { "$value" } else { ",$value" };
+        page.fill(template, &[("value", Number(value(sample)))]);
     }
+    page.text("]");
 }
 
-/// Bytes per second as bits per second.
-fn bits(rate: Option<u32>) -> Option<u64> {
-    rate.map(|rate| u64::from(rate) * 8)
-}
-
-impl Figures<'_> {
-    fn json(&self, page: &mut Page) {
-        let Figures { pep, samples, .. } = self;
-        let satellite = &pep.legs.satellite;
-        page.text("{").field("version").string(VERSION).field("pid").number(u64::from(std::process::id()));
-        page.field("uptime_s").number(self.uptime_s).field("state").string(self.state());
-        page.field("handshake").string(handshake_name(pep.handshake));
-        page.field("transparent").flag(pep.legs.transparent);
-        page.field("satellite").string(side_name(satellite.side));
-        page.field("congestion").string(satellite.congestion.to_str().unwrap_or(""));
-        let [up, down] = satellite.rates.map(bits);
-        page.field("link").text("{").field("rate_up_bps").number_or_null(up);
-        page.field("rate_down_bps").number_or_null(down);
-        page.field("rtt_ms").number_or_null(satellite.rtt.map(u64::from)).text("}");
-        let threshold = pep.gain.threshold_ms().map(u64::from);
-        page.field("auto_pass").text("{").field("threshold_ms").number_or_null(threshold);
-        page.field("passing").flag(pep.gain.is_passing()).text("}");
-        let [used, peak, max] = self.slots;
-        page.numbers("slots", &[("used", used), ("peak", peak), ("max", max)]);
-        page.numbers("connections", &State::ALL.map(|state| (state.name(), self.states[state as usize])));
-
-        page.field("syns").text("{");
-        for (name, count) in self.syns() {
-            page.field(name).number(count);
-        }
-        page.numbers("passed", &Passed::ALL.map(|(why, name)| (name, self.passed(why)))).text("}");
-        page.field("connects_failed").number(self.connects_failed());
-        let [up, down] = self.bytes;
-        page.numbers("bytes", &[("up", up), ("down", down)]);
-        let [up, down] = samples.last().rates;
-        page.numbers("rate", &[("up_bps", up), ("down_bps", down)]);
-        page.field("handshake_rtt").text("{");
-        for (name, rtt) in ["satellite_ms", "lan_ms"].into_iter().zip(self.rtts) {
-            page.field(name);
-            match rtt {
-                Some(micros) => page.decimal(micros, 3),
-                None => page.text("null"),
-            };
-        }
-        page.text("}").field("warnings").text("[");
-        self.warnings(page, &|page, code| {
-            page.item().text("{").field("code").string(code).field("text").text("\"");
-        });
-        page.text("]").field("samples").text("{").field("interval_s").number(samples::INTERVAL.as_secs());
-        self.series(page, "up_bps", |sample| sample.rates[0]);
-        self.series(page, "down_bps", |sample| sample.rates[1]);
-        self.series(page, "connections", |sample| u64::from(sample.connections));
-        page.text("}}\n");
-    }
-
-    fn series(&self, page: &mut Page, name: &str, value: impl Fn(&Sample) -> u64) {
-        page.field(name).text("[");
-        for sample in self.samples.iter() {
-            page.item().number(value(sample));
-        }
-        page.text("]");
-    }
-
-    fn text(&self, page: &mut Page) {
-        let Figures { pep, samples, .. } = self;
-        let satellite = &pep.legs.satellite;
-        page.text("pepsal ").text(VERSION).text(", pid ").number(u64::from(std::process::id()));
-        page.text(", ").text(self.state()).text(" for ");
-        duration(page, self.uptime_s);
-        page.text("\nsatellite leg    ").text(side_name(satellite.side));
-        page.text(", ").text(satellite.congestion.to_str().unwrap_or(""));
-        for (rate, way) in satellite.rates.map(bits).into_iter().zip([" up", " down"]) {
-            if let Some(rate) = rate {
-                page.text(", ").scaled(rate, "bit/s").text(way);
-            }
-        }
-        page.text("\nhandshake        ").text(handshake_name(pep.handshake)).text("; ");
-        self.rtts(page);
-        let [used, peak, max] = self.slots;
-        page.text("\nslots            ").number(used).text(" of ").number(max).text(" used, ");
-        page.number(peak).text(" at most");
-        for state in State::ALL {
-            page.text(", ").number(self.states[state as usize]).text(" ");
-            page.text(if state == State::HalfClosed { "half closed" } else { state.name() });
-        }
-        page.text("\nrate             ");
-        ways(page, samples.last().rates, "bit/s");
-        page.text("\nbytes            ");
-        ways(page, self.bytes, "B");
-        page.text("\nSYNs             ");
-        for (at, (name, count)) in self.syns().into_iter().enumerate() {
-            page.text(if at > 0 { ", " } else { "" }).number(count).text(" ").text(name);
-        }
-        page.text("\npassed           ");
-        let mut any = false;
-        for (why, name) in Passed::ALL {
-            let count = self.passed(why);
-            if count > 0 {
-                page.text(if any { ", " } else { "" }).number(count).text(" ");
-                name.split('_').enumerate().for_each(|(at, word)| {
-                    page.text(if at > 0 { " " } else { "" }).text(word);
-                });
-                any = true;
-            }
-        }
-        page.text(if any { "" } else { "none" });
-        page.text("\nconnects failed  ").number(self.connects_failed()).text("\n");
-        self.warnings(page, &|page, _| {
-            page.text("warning          ");
-        });
-    }
-
-    /// What splitting is worth, in a few words.
-    fn rtts(&self, page: &mut Page) {
-        for (name, rtt) in ["satellite ", ", lan "].into_iter().zip(self.rtts) {
-            page.text(name);
-            match rtt {
-                Some(micros @ 0..10_000) => page.decimal(micros / 100, 1),
-                Some(micros) => page.number(micros / 1000),
-                None => page.text("?"),
-            };
-            page.text(" ms");
-        }
-    }
-
-    fn state(&self) -> &'static str {
-        if self.pep.ending.load(Ordering::Relaxed) { "ending" } else { "running" }
-    }
-
-    fn syns(&self) -> [(&'static str, u64); 4] {
-        let counts = &self.pep.counts;
-        [
-            ("seen", &counts.seen),
-            ("stolen", &counts.stolen),
-            ("repeated", &counts.repeated),
-            ("returned", &counts.returned),
-        ]
-        .map(|(name, count)| (name, u64::from(count.get())))
-    }
-
-    fn passed(&self, why: Passed) -> u64 {
-        u64::from(self.pep.counts.passed(why).get())
-    }
-
-    fn connects_failed(&self) -> u64 {
-        u64::from(self.pep.counts.connects_failed.get())
-    }
-
-    /// Each warning between what `begin` writes for its code and the end of its line or string.
-    fn warnings(&self, page: &mut Page, begin: &dyn Fn(&mut Page, &str)) {
-        let pep = self.pep;
-        let is_json = page.bytes().first() == Some(&b'{');
-        let end = if is_json { "\"}" } else { "\n" };
-        if let Some(ms) = pep.gain.doubtful() {
-            if pep.gain.is_passing() {
-                begin(page, "auto_passing");
-                page.text("the satellite leg takes ").number(ms.into());
-                page.text(" ms: new connections pass direct until it is slow again");
-            } else {
-                begin(page, "satellite_not_slow");
-                page.text("the satellite leg takes only ").number(ms.into());
-                page.text(" ms: splitting gains little on such a line (see --auto-pass)");
-            }
-            page.text(end);
-        }
-        if pep.full.load(Ordering::Relaxed) {
-            begin(page, "slots_full");
-            page.text("all slots are in use: new connections pass direct (-c sets the number)").text(end);
-        }
-        if pep.undelivered.load(Ordering::Relaxed) {
-            begin(page, "undelivered");
-            page.text(
-                "an injected SYN did not reach the listener: does the input chain accept pepsal's device?",
-            );
-            page.text(end);
-        }
-        if self.passed(Passed::FailOpen) > 0 {
-            begin(page, "fail_open");
-            page.text("the daemon was too slow for ").number(self.passed(Passed::FailOpen));
-            page.text(" SYNs: netfilter let them pass").text(end);
-        }
-        if self.pep.counts.seen.get() == 0 && self.uptime_s >= 60 {
-            begin(page, "no_syns");
-            page.text("no SYN has come to the queue: are the rules loaded, for the right devices?").text(end);
-        }
-        if self.state() == "ending" {
-            begin(page, "ending");
-            page.text("the daemon is ending: new connections pass direct").text(end);
-        }
-    }
-}
-
-fn ways(page: &mut Page, [up, down]: [u64; 2], unit: &str) {
-    page.scaled(up, unit).text(" up, ").scaled(down, unit).text(" down");
-}
-
-/// In the two largest units that there are any of.
-fn duration(page: &mut Page, seconds: u64) {
-    let parts = [(seconds / 86_400, " d "), (seconds / 3600 % 24, " h "), (seconds / 60 % 60, " min ")];
-    let first = parts.iter().position(|&(count, _)| count > 0).unwrap_or(parts.len());
-    for (count, unit) in parts.into_iter().skip(first).take(2) {
-        page.number(count).text(unit);
-    }
-    if first + 1 >= parts.len() {
-        page.number(seconds % 60).text(" s");
+/// Each warning between `begin`, of which there is one for the first and one for the others, and `end`.
+fn warnings(page: &mut Page, pep: &Pep, uptime_s: u64, begin: [&str; 2], end: &str) {
+    let gain = &pep.gain;
+    let fail_open = pep.counts.passed(Passed::FailOpen).get();
+    let doubtful = gain.doubtful();
+    let all: [(bool, &str, &str); 7] = [
+        (
+            gain.is_passing(),
+            "auto_passing",
+            "the satellite leg takes $rtt ms: new connections pass direct until it is slow again",
+        ),
+        (
+            doubtful.is_some() && !gain.is_passing(),
+            "satellite_not_slow",
+            "the satellite leg takes only $rtt ms: splitting gains little on such a line (see --auto-pass)",
+        ),
+        (
+            pep.full.load(Ordering::Relaxed),
+            "slots_full",
+            "all slots are in use: new connections pass direct (-c sets the number)",
+        ),
+        (
+            pep.undelivered.load(Ordering::Relaxed),
+            "undelivered",
+            "an injected SYN did not reach the listener: does the input chain accept the TUN device?",
+        ),
+        (fail_open > 0, "fail_open", "the daemon was too slow for $missed SYNs: netfilter let them pass"),
+        (
+            pep.counts.seen.get() == 0 && uptime_s >= 60,
+            "no_syns",
+            "no SYN has come to the queue: are the rules loaded, for the right devices?",
+        ),
+        (pep.ending.load(Ordering::Relaxed), "ending", "the daemon is ending: new connections pass direct"),
+    ];
+    let rtt = Value::from(doubtful.map(u64::from));
+    let mut first = true;
+    for (_, code, text) in all.into_iter().filter(|&(applies, ..)| applies) {
+        let figures: [Figure; 3] = [("code", Word(code)), ("rtt", rtt), ("missed", Number(fail_open.into()))];
+        page.fill(begin[usize::from(!first)], &figures).fill(text, &figures).fill(end, &[]);
+        first = false;
     }
 }

@@ -54,16 +54,6 @@ impl Limit {
             Limit::Congestion => "congestion",
         }
     }
-
-    /// For people.
-    pub fn words(self) -> &'static str {
-        match self {
-            Limit::Sender => "the sender",
-            Limit::ReceiveWindow => "the receive window",
-            Limit::SendBuffer => "the send buffer",
-            Limit::Congestion => "congestion",
-        }
-    }
 }
 
 pub fn of(socket: BorrowedFd) -> Option<TcpInfo> {

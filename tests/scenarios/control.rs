@@ -432,8 +432,7 @@ fn formats() {
 
     let list = bed.ask(&["connections"]);
     assert_eq!(list.lines().count(), 3, "{list}");
-    for words in [&listener.address.to_string()[..], "relaying", "lan", "satellite", "limited by the sender"]
-    {
+    for words in [&listener.address.to_string()[..], "relaying", "lan", "satellite", "limited by sender"] {
         assert!(list.contains(words), "{words} is missing in\n{list}");
     }
 
