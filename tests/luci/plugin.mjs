@@ -137,5 +137,17 @@ export async function pluginChecks() {
         const torn = answerOf(running(connections) + ' | sed \'s/"state":"half_closed"/"state":/\'');
         same([torn.connections.length, torn.connections_complete], [connections.length - 1, false]);
     });
+    // Where there is a daemon (run.sh), as it is.
+    const { PEPSAL_BIN, PEPSAL_CONTROL } = process.env;
+    let real = null;
+    const ask = () => answerOf(`exec '${PEPSAL_BIN}' "$@" --control '${PEPSAL_CONTROL}'`, { uci: { 'pepsal.main.enabled': '1' } });
+    if (PEPSAL_CONTROL)
+        await check('plugin: a daemon that runs', () => {
+            real = ask();
+            same([real.error, real.status.state, real.connections, real.connections_complete], [undefined, 'running', [], true]);
+        });
+    else if (process.env.CI) await check('plugin: a daemon that runs', () => expect(false, 'there is none: run by run.sh, as root, with namespaces'));
+    else console.log('skipped: plugin: a daemon that runs: run.sh starts one, as root and where there are namespaces');
     rmSync(folder, { recursive: true });
+    return real;
 }

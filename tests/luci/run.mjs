@@ -49,7 +49,7 @@ await check('template of translations (--accept makes it anew)', () => {
     expect(made === read(POT), 'it is not what the views say');
 });
 
-await pluginChecks();
+const real = await pluginChecks();
 
 // --- the views
 
@@ -126,6 +126,13 @@ for (const [name, [answer, present, absent]] of Object.entries(says))
             expect(!(await page.eval('"hacked" in window')), 'text of the router was taken for HTML');
             await picture(page, `status-${name}-${device}`);
         }));
+
+if (real)
+    await check('status, of the daemon that runs', () => open('status', real, { width: WIDTHS.desktop }, async (page) => {
+        const shown = await text(page);
+        for (const words of ['Accelerating', 'No connection has come by yet', '0 / 1024']) expect(shown.includes(words), `it does not say: ${words}\n${shown}`);
+        for (const words of ['undefined', 'NaN', 'null']) expect(!shown.includes(words), `it says: ${words}`);
+    }));
 
 await check('status, dark', () => open('status', answers.running, { width: WIDTHS.desktop, dark: true }, (page) => picture(page, 'status-running-dark')));
 
