@@ -98,6 +98,11 @@ return view.extend({
 		o.placeholder = _('automatic');
 		wholeNumber(o, 1, 64);
 
+		o = s.taboption('advanced', form.Value, 'memory', _('Memory'),
+			_('MiB that the buffers of all connections may take together. Beyond that, new connections go end to end.'));
+		o.placeholder = _('an eighth of the RAM');
+		wholeNumber(o, 1, 65536);
+
 		o = s.taboption('advanced', form.Value, 'auto_pass', _('Pass on fast lines'),
 			_('New connections go end to end while the way to the servers takes less than this many milliseconds, such as 150. For links that have another line to fall back to.'));
 		o.placeholder = _('never');
