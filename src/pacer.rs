@@ -101,6 +101,7 @@ impl Pacer {
         };
         let mut division = Division::new(pep, share);
         let mut events = [EpollEvent::empty(); 2];
+        division.announce();
         while !share.is_ending() {
             let handled = share.senders();
             let due = division.due(handled);

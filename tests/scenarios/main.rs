@@ -109,4 +109,5 @@ mod reset;
 mod restart;
 mod same_port;
 mod satellite;
+mod sharing;
 mod workers;

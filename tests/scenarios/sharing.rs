@@ -1,0 +1,242 @@
+//! Shows that satellite legs begin with the window and the pace of their share of the link: by routes of a table
+//! of pepsal's own, that follow the router's, respect its marks, and go with the daemon.
+
+use std::thread;
+use std::time::{Duration, Instant};
+
+use nix::sys::signal::Signal;
+
+use crate::bed::{Bed, Family, Handshake, Handshake::*, Net};
+use crate::connection::Pair;
+use crate::host::{Host, eventually, patience, seconds, slowness};
+use crate::socket_info::Socket;
+use crate::stream::{receive, receive_all, send};
+
+four_ways!(first_window, first_window_at_the_gateway, own_mark_stays);
+both_families!(follows_the_routes, replaces_what_a_killed_one_left);
+once!(shares_halve_the_window, four_senders_are_equal, the_rest_goes_to_who_wants_it, silent_without_rates);
+
+/// 8 Mbit/s and 300 ms: 195 segments of 1448 bytes at a pace of 946,027 bytes a second.
+const LINK: [&str; 8] = ["--rate-up", "8", "--rate-down", "8", "--rtt", "300", "-C", "cubic"];
+const WINDOW: u64 = 195;
+
+const RULES: usize = 4;
+
+fn first_window(family: Family, handshake: Handshake) {
+    let mut bed = Bed::started(handshake, &LINK);
+    let listener = bed.listen(family);
+    let pair = bed.stolen(&listener);
+    let leg = Socket::of(&bed.net.router, "dport", listener.address.port());
+    assert_eq!(leg.info("cwnd"), WINDOW, "{:?}", leg.words);
+    // The client leg is none of it.
+    assert_eq!(Socket::of(&bed.net.router, "sport", 5000).info("cwnd"), 10);
+    pair.exchange(1, 100_000);
+    drop(pair);
+    bed.check_nothing_left(family);
+}
+
+fn first_window_at_the_gateway(family: Family, handshake: Handshake) {
+    let bed = Bed::started(handshake, &[&LINK[..], &["--satellite", "client"]].concat());
+    let listener = bed.listen(family);
+    // The pacer marks the listeners on its own time.
+    let mut pairs = Vec::new();
+    eventually("a client leg has the window", patience(), || {
+        pairs.clear();
+        pairs.push(bed.stolen(&listener));
+        Socket::of(&bed.net.router, "sport", 5000).info("cwnd") == WINDOW
+    });
+    assert_eq!(Socket::of(&bed.net.router, "dport", listener.address.port()).info("cwnd"), 10);
+    pairs[0].exchange(1, 100_000);
+}
+
+/// Who routes by marks may compare all bits of them: a marked SYN's leg has its mark and nothing else.
+fn own_mark_stays(family: Family, handshake: Handshake) {
+    let mut bed = Bed::started(handshake, &LINK);
+    let listener = bed.listen(family);
+    let port = listener.address.port();
+    let marking = format!("iifname lan tcp dport {port} meta mark set 0x2a");
+    bed.net.router.add_rules("marking", "prerouting priority mangle", &marking);
+    let leg = format!("oifname wan tcp dport {port} meta mark");
+    let marked = bed.net.router.count("marked", "output priority 0", &format!("{leg} 0x2a"));
+    let others = bed.net.router.count("others", "output priority 0", &format!("{leg} != 0x2a"));
+    let pair = bed.stolen(&listener);
+    assert_eq!(Socket::of(&bed.net.router, "dport", port).info("cwnd"), 10);
+    pair.exchange(1, 100_000);
+    assert!(marked.packets() > 3, "{} packets of the server leg were marked", marked.packets());
+    assert_eq!(others.packets(), 0, "packets of the server leg had another mark");
+    drop(pair);
+    bed.check_nothing_left(family);
+}
+
+/// A route that appears in main, changes, or leads nowhere is in the tables as well.
+fn follows_the_routes(family: Family) {
+    let bed = Bed::started(Deferred, &LINK);
+    let ip = ip(family);
+    let net = if family == Family::V4 { "198.51.100.0/24" } else { "2001:db8::/32" };
+    let router = &bed.net.router;
+    let copied = |expected: &str| {
+        eventually(&format!("table 5002 has: {expected}"), patience(), || {
+            let table = router.exec(&format!("{ip} route show table 5002"), "");
+            table.lines().any(|line| line.starts_with(expected) && !line.contains("error"))
+        });
+    };
+    let gateway = |number| family.address(Net::Wan, number);
+    router.exec(&format!("{ip} route add {net} via {} mtu 1400", gateway(2)), "");
+    copied(&format!("{net} via {} dev wan", gateway(2)));
+    let route = router.exec(&format!("{ip} route show {net} table 5002"), "");
+    assert!(route.contains("mtu 1400") && route.contains("initcwnd 97"), "{route}");
+    router.exec(&format!("{ip} route replace {net} via {}", gateway(3)), "");
+    copied(&format!("{net} via {} dev wan", gateway(3)));
+    router.exec(&format!("{ip} route delete {net}"), "");
+    router.exec(&format!("{ip} route add blackhole {net}"), "");
+    copied(&format!("blackhole {net}"));
+    // A device that goes down and comes back takes its routes along, of which the kernel says nothing.
+    router.ip("link set wan down\nlink set wan up\n");
+    if family == Family::V6 {
+        // Global addresses go with the device.
+        router.exec(&format!("ip -6 address replace {}/64 dev wan nodad", family.router_wan()), "");
+    }
+    router.exec(&format!("{ip} route replace default via {}", gateway(2)), "");
+    copied("default via");
+}
+
+fn replaces_what_a_killed_one_left(family: Family) {
+    let mut bed = Bed::started(Deferred, &LINK);
+    let listener = bed.listen(family);
+    assert_eq!(rules(&bed.net.router, family), RULES);
+    bed.signal(Signal::SIGKILL);
+    bed.daemon().wait_end(patience());
+    assert_eq!(rules(&bed.net.router, family), RULES, "a killed daemon leaves its rules");
+
+    // Another link: half the windows.
+    bed.start_daemon(Deferred, &["--rate-up", "4", "--rtt", "300", "-C", "cubic"]);
+    assert_eq!(rules(&bed.net.router, family), RULES);
+    let pair = bed.stolen(&listener);
+    let leg = Socket::of(&bed.net.router, "dport", listener.address.port());
+    assert_eq!(leg.info("cwnd"), WINDOW / 2);
+    pair.close();
+    bed.signal(Signal::SIGTERM);
+    assert!(bed.daemon().wait_end(patience()).success());
+    assert_eq!(rules(&bed.net.router, family), 0);
+    let left = bed.net.router.exec(&format!("{} route show table all", ip(family)), "");
+    assert!(!left.contains("table 500"), "{left}");
+}
+
+fn rules(router: &Host, family: Family) -> usize {
+    let rules = router.exec(&format!("{} rule show", ip(family)), "");
+    let own: Vec<&str> = rules.lines().filter(|rule| rule.contains("/0x38000000 lookup 500")).collect();
+    assert!(own.iter().all(|rule| rule.starts_with("32765:")), "{rules}");
+    own.len()
+}
+
+/// While one sends, the next begins with half of the window and the pace, and has all when it is alone.
+fn shares_halve_the_window() {
+    let bed = Bed::started(Deferred, &LINK);
+    let (first, second) = (bed.listen(Family::V4), bed.listen(Family::V4));
+    let sending = bed.stolen(&first);
+    thread::scope(|scope| {
+        scope.spawn(|| send(&sending.client, 1, 2_000_000).expect("send"));
+        let receiver = scope.spawn(|| receive(&sending.server, 1, 2_000_000));
+        eventually("the first is sending", patience(), || {
+            Socket::of(&bed.net.router, "dport", first.address.port()).info("notsent") > 0
+        });
+        let next = bed.stolen(&second);
+        let leg = Socket::of(&bed.net.router, "dport", second.address.port());
+        assert!(!receiver.is_finished(), "the first had nothing more to send: the scenario shows nothing");
+        assert_eq!(leg.info("cwnd"), WINDOW / 2);
+        assert!((460_000..=474_000).contains(&ceiling(&leg)), "{:?}", leg.words);
+        next.exchange(2, 1000);
+        next.close();
+    });
+    // It had the link to itself but for a moment, and has it again.
+    send(&sending.client, 3, 1_000_000).expect("send");
+    receive(&sending.server, 3, 1_000_000);
+    let leg = Socket::of(&bed.net.router, "dport", first.address.port());
+    assert!(ceiling(&leg) > 900_000, "{:?}", leg.words);
+}
+
+/// Four at once: each gets a quarter, whoever began first, and together they get what the link carries.
+fn four_senders_are_equal() {
+    let length = 1_000_000 / u64::from(slowness());
+    let bed = Bed::started(Deferred, &LINK);
+    let listener = bed.listen(Family::V4);
+    let pairs: Vec<Pair> = (0..4).map(|_| bed.stolen(&listener)).collect();
+    let start = Instant::now();
+    let took: Vec<Duration> = thread::scope(|scope| {
+        let receivers = pairs.iter().enumerate().map(|(number, pair)| {
+            scope.spawn(move || send(&pair.client, number as u64, length).expect("send"));
+            scope.spawn(move || {
+                receive(&pair.server, number as u64, length);
+                start.elapsed()
+            })
+        });
+        let receivers: Vec<_> = receivers.collect();
+        receivers.into_iter().map(|receiver| receiver.join().expect("received")).collect()
+    });
+    let rates: Vec<f64> = took.iter().map(|took| length as f64 / took.as_secs_f64()).collect();
+    let jain = rates.iter().sum::<f64>().powi(2) / (4.0 * rates.iter().map(|rate| rate * rate).sum::<f64>());
+    assert!(jain >= 0.98, "Jain's index {jain} of {rates:?}");
+    let fastest = 4.0 * length as f64 / 946_027.0;
+    let slowest = took.iter().max().expect("four").as_secs_f64();
+    // The first moments, until the first look, and what the sockets took before it.
+    assert!(slowest > 0.8 * fastest, "faster than the link: {slowest} s instead of {fastest}");
+    assert!(
+        slowest < 1.3 * fastest || slowness() > 1,
+        "slower than the link: {slowest} s instead of {fastest}"
+    );
+}
+
+/// One that sends little leaves its share to the others.
+fn the_rest_goes_to_who_wants_it() {
+    let bed = Bed::started(Deferred, &LINK);
+    let (bulk, trickle) = (bed.listen(Family::V4), bed.listen(Family::V4));
+    let (bulky, small) = (bed.stolen(&bulk), bed.stolen(&trickle));
+    thread::scope(|scope| {
+        scope.spawn(|| send(&bulky.client, 1, 3_000_000).expect("send"));
+        let receiver = scope.spawn(|| receive(&bulky.server, 1, 3_000_000));
+        let start = Instant::now();
+        let mut shares = Vec::new();
+        let mut number = 0;
+        while start.elapsed() < seconds(2) && !receiver.is_finished() {
+            small.exchange(number, 64);
+            number += 1;
+            shares.push(ceiling(&Socket::of(&bed.net.router, "dport", bulk.address.port())));
+            thread::sleep(Duration::from_millis(50));
+        }
+        let last = shares.iter().rev().take(5).min().expect("some");
+        assert!(*last > 850_000, "the one that sends has a ceiling of {last}: {shares:?}");
+    });
+    small.close();
+    bulky.close();
+}
+
+/// Nothing is known of the link: no tables, no rules, no thread.
+fn silent_without_rates() {
+    let mut bed = Bed::started(Deferred, &["--rtt", "300"]);
+    assert_eq!(rules(&bed.net.router, Family::V4), 0);
+    let listener = bed.listen(Family::V4);
+    let pair = bed.stolen(&listener);
+    send(&pair.client, 1, 1000).expect("send");
+    drop(pair.client);
+    receive_all(&pair.server, 1, 1000);
+    let threads = std::fs::read_dir(format!("/proc/{}/task", bed.daemon().pid())).expect("threads");
+    let names: Vec<String> = threads
+        .flatten()
+        .map(|thread| std::fs::read_to_string(thread.path().join("comm")).unwrap_or_default())
+        .collect();
+    assert!(names.iter().all(|name| name.trim() != "pacer"), "{names:?}");
+}
+
+fn ip(family: Family) -> &'static str {
+    match family {
+        Family::V4 => "ip",
+        Family::V6 => "ip -6",
+    }
+}
+
+/// Bytes per second that the leg may send at most; ss prints bits.
+fn ceiling(leg: &Socket) -> u64 {
+    let paces = leg.words.iter().find_map(|word| word.strip_suffix("bps")?.split_once('/'));
+    let (_, ceiling) = paces.expect("pacing_rate now/ceiling");
+    ceiling.parse::<u64>().expect("a number") / 8
+}
