@@ -34,8 +34,9 @@ pub struct Link<'a> {
     pub largest_buffer: usize,
 }
 
-/// Preferred where nothing was asked for: Hybla was made for satellites, BBR bears losses that are no congestion.
-const PREFERRED: [&str; 2] = ["hybla", "bbr"];
+/// Preferred where nothing was asked for. BBR bears losses that are no congestion and begins with the window that
+/// the route gives it; Hybla, made for satellites, begins with one of its own and then sends all that fits.
+const PREFERRED: [&str; 2] = ["bbr", "hybla"];
 
 /// The longest path to servers that socket buffers are made for where the satellite's own is shorter, in
 /// milliseconds: a low orbit does not bring the other side of the world nearer.

@@ -37,7 +37,7 @@ fn best_congestion() {
     let system =
         bed.net.router.inside(|| std::fs::read_to_string("/proc/sys/net/ipv4/tcp_congestion_control"));
     let system = system.expect("the system's congestion control");
-    let best = ["hybla", "bbr"].into_iter().find(|name| available.split_whitespace().any(|it| it == *name));
+    let best = ["bbr", "hybla"].into_iter().find(|name| available.split_whitespace().any(|it| it == *name));
     let best = best.unwrap_or(system.trim());
     let log = bed.log();
     assert!(log.contains(&format!("congestion control {best}")), "not {best} in: {log}");
