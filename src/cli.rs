@@ -73,7 +73,7 @@ pub struct Run {
     #[argh(option, arg_name = "server|client", default = "Side::Server", from_str_fn(side))]
     pub satellite: Side,
 
-    /// congestion control of the satellite leg (hybla or bbr, if there)
+    /// congestion control of the satellite leg (bbr or hybla, if there)
     #[argh(option, short = 'C', arg_name = "NAME")]
     pub congestion: Option<String>,
 
