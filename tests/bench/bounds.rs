@@ -66,12 +66,15 @@ pub fn findings(rows: &Rows) -> Vec<Finding> {
         let spread = rows.spread(line, metric, "pepsal");
         spread.map(|it| (line.to_string(), it.median)).into_iter().collect()
     };
+    // As routers get it, where that could be built.
+    let as_shipped = "slots free (musl) ";
+    let slots = if rows.lines_like(as_shipped).next().is_some() { as_shipped } else { "slots free " };
     let free: Vec<(f64, f64)> = rows
-        .lines_like("slots free ")
+        .lines_like(slots)
         .filter_map(|line| Some((number(line)?, rows.spread(line, "rss_kb", "pepsal")?.median)))
         .collect();
     if let &[(few, few_rss), (many, many_rss)] = &free[..] {
-        let named = |value: f64| vec![(format!("{few} slots"), value)];
+        let named = |value: f64| vec![(format!("{slots}{few}"), value)];
         add(String::from("RSS with 1024 free slots, kB"), Limit::AtMost(1500.0), named(few_rss));
         let each = (many_rss - few_rss) * 1024.0 / (many - few);
         let between = vec![(format!("{few} to {many}"), each)];
