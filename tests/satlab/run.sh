@@ -14,7 +14,8 @@
 # --pepsal       more options for 'pepsal run'
 # --pepsal-bin   a static x86_64 binary instead of the one that is built here
 # --trace        samples of all sockets (ss -tin) every half second, in DIR/trace; trace.awk picks the satellite's senders
-# --out          where the results go (target/satlab; the committed ones are in tests/satlab)
+# --out          where the results go (target/satlab): results.csv, results.md, bars.svg, sequence.svg, of which those in
+#                tests/satlab are copies. Several commands with one --out add up.
 set -u
 cd "$(dirname "$0")/../.." || exit 1
 # shellcheck source=tests/vm/vm.sh
@@ -25,9 +26,10 @@ usage() {
     sed -n 's/^# *\(--.*\|tests.*\|  *\[--.*\)/\1/p' "$0" >&2
     exit 2
 }
+command="tests/satlab/run.sh${*:+ $*}"
 while [ $# -gt 0 ]; do
     case $1 in
-    --quick) quick=--quick && shift && continue ;;
+    --quick) quick=--quick seeds=1 modes=cubic,terminal,both out=target/satlab/quick && shift && continue ;;
     --trace) trace=yes && shift && continue ;;
     --only | --modes | --seeds | --pepsal | --pepsal-bin | --out) [ $# -ge 2 ] || usage ;;
     *) usage ;;
@@ -56,6 +58,8 @@ work=$(mktemp -d)
 workers=''
 finish() {
     for worker in $workers; do kill "$worker" 2>/dev/null; done
+    # A worker that waits for its machine hears of it when that has ended.
+    for file in "$work"/out*/process; do [ ! -e "$file" ] || kill "$(cat "$file")" 2>/dev/null; done
     rm -rf "$work"
 }
 trap finish EXIT
@@ -82,15 +86,15 @@ one_job() { # JOB
     # An instruction takes 1 ns: a router's worth of speed for each of the six hosts, whom one processor plays all.
     # seed: of the machine's random numbers, netem's among them (its kernel has no seed of netem's own).
     vm_run x86_64 "$work/image$1" "$work/out$1" 512 6000 -cpu max,erms=off,fsrm=off -smp 1 -icount shift=0,sleep=off \
-        -rtc base=2026-01-01,clock=vm -seed "$(head -n 1 "$files/runs" | cut -d' ' -f1)" |
-        sed -nu '/^point\|^trace/!p' >&2
-    rm -f "$work/image$1"
+        -rtc base=2026-01-01,clock=vm -seed "$(head -n 1 "$files/runs" | cut -d' ' -f1)" >/dev/null
+    rm -f "$work/image$1" "$work/out$1/process"
+    grep -v '^point\|^trace' "$work/out$1/report" >&2
 }
 
 # As many machines as there are processors. Each worker takes the job that comes next.
 cores=$(nproc)
 worker() { # FIRST
-    trap 'vm_end; exit 1' INT TERM HUP
+    trap 'exit 1' INT TERM HUP
     job=$1
     while [ "$job" -le "$jobs" ]; do
         one_job "$job"
@@ -106,15 +110,24 @@ done
 for worker in $workers; do wait "$worker"; done
 workers=''
 
-mkdir -p "$out"
+# What was measured before stays until it is measured again.
+mkdir -p "$out" && touch "$out/rows" "$out/points" || exit 1
 cat "$work"/out*/report >"$work/report"
-grep '^row' "$work/report" >"$out/rows"
-grep '^point' "$work/report" >"$out/points"
+for kind in row point; do
+    awk -v kind="$kind" '
+        FNR == NR { if ($1 == "row") again[$2, $3, $4]; next }
+        $1 == kind && (FILENAME != ARGV[2] || !(($2, $3, $4) in again))
+    ' "$work/report" "$out/${kind}s" "$work/report" >"$work/${kind}s" && cp "$work/${kind}s" "$out/${kind}s" || exit 1
+done
 grep '^trace' "$work/report" >"$out/trace"
-wanted=$(wc -l <"$work/runs") got=$(wc -l <"$out/rows")
-printf '%s of %s runs\n' "$got" "$wanted" >&2
+printf '%s   # %s\n' "$command" "$(git describe --always --dirty 2>/dev/null)" >>"$out/commands"
+"$satlab" report "$out" || exit 1
+
+wanted=$(wc -l <"$work/runs") got=$(grep -c '^row' "$work/report")
+printf '%s of %s runs; %s/results.md\n' "$got" "$wanted" "$out" >&2
 if [ "$got" != "$wanted" ]; then
     grep '^failed' "$work/report"
     tail -n 20 "$work"/out*/console >&2
+    exit 1
 fi
-[ "$got" = "$wanted" ]
+[ -z "$quick" ] || "$satlab" report --quick "$out"

@@ -188,6 +188,8 @@ vm_run() { # ARCH IMAGE OUT MEGABYTES SECONDS [QEMU OPTION...]
         -append "console=$vm_console panic=-1 cma=0 quiet loglevel=5 nokaslr mitigations=off report=$vm_report ${VM_APPEND-}" \
         "$@" </dev/null >"$vm_out/qemu" 2>&1 &
     vm_process=$!
+    # For a caller that runs several machines, each in a shell of its own.
+    printf '%s\n' "$vm_process" >"$vm_out/process"
     tail -q -c +1 -s 0.2 --pid="$vm_process" -f "$vm_out/report" | sed '/^vm: exit code /d'
     vm_status=0
     wait "$vm_process" || vm_status=$?
