@@ -194,7 +194,12 @@ fn quick_checks(rows: &Rows) -> Vec<Check> {
         );
         add(&format!("{mode}: times as long as direct"), AtMost(1.1), times(rows, down, mode, "cubic"), down);
         let most = if mode == "both" { 1.6 } else { 1.2 };
-        add(&format!("{mode}: times as long as direct"), AtMost(most), times(rows, near, mode, "cubic"), near);
+        add(
+            &format!("{mode}: times as long as direct"),
+            AtMost(most),
+            times(rows, near, mode, "cubic"),
+            near,
+        );
     }
     add(
         "cubic end to end: share of the limit's rate",
