@@ -35,6 +35,7 @@ pub enum Command {
     Rules(Rules),
     Status(Status),
     Connections(Connections),
+    Top(Top),
 }
 
 /// Steal, split and relay TCP connections until SIGTERM. Stays in the foreground.
@@ -197,6 +198,15 @@ pub struct Connections {
     #[argh(switch)]
     pub json: bool,
 
+    /// the daemon's control socket (/var/run/pepsal/control)
+    #[argh(option, arg_name = "PATH", default = "String::from(control::PATH)")]
+    pub control: String,
+}
+
+/// Watch the connections, the fastest first.
+#[derive(FromArgs)]
+#[argh(subcommand, name = "top")]
+pub struct Top {
     /// the daemon's control socket (/var/run/pepsal/control)
     #[argh(option, arg_name = "PATH", default = "String::from(control::PATH)")]
     pub control: String,

@@ -44,6 +44,7 @@ mod steering;
 mod syn;
 mod sys;
 mod tcp_info;
+mod top;
 mod tun;
 mod worker;
 
@@ -61,6 +62,7 @@ fn main() -> ExitCode {
         Command::Rules(options) => rules::print(options),
         Command::Status(options) => ask::status(options),
         Command::Connections(options) => ask::connections(options),
+        Command::Top(options) => top::run(options),
     };
     match done {
         Ok(()) => ExitCode::SUCCESS,

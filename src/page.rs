@@ -2,7 +2,7 @@
 //! templates, which read like the answer and cost little code.
 #![forbid(unsafe_code)]
 
-/// Bytes that a page holds: more than any answer that is not a list (`report` has the test).
+/// Bytes that a page holds: more than any answer that is not a list of connections.
 pub const SIZE: usize = 8192;
 
 #[derive(Default)]

@@ -40,8 +40,8 @@ impl Format {
                 "pepsal @version, pid $pid, @state for $days d $hours h $minutes min\n\
                  satellite leg    @satellite, @congestion; link ~link_up|bit/s up, ~link_down|bit/s down, $link_rtt ms\n\
                  handshake        @handshake; satellite %satellite_rtt ms, lan %lan_rtt ms\n\
-                 slots            $used of $max used, $peak at most; $connecting connecting, $relaying relaying, \
-                 $half_closed half closed\n\
+                 slots            $used of $max used, at most $peak at a time\n\
+                 connections      $connecting connecting, $relaying relaying, $half_closed half closed\n\
                  rate             ~rate_up|bit/s up, ~rate_down|bit/s down\n\
                  bytes            ~up|B up, ~down|B down\n\
                  SYNs             $seen seen, $stolen stolen, $repeated repeated, $returned returned\n\

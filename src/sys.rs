@@ -168,6 +168,15 @@ pub fn unsent(socket: BorrowedFd) -> Result<u32, Errno> {
     Ok(u32::try_from(bytes).unwrap_or(0))
 }
 
+/// Rows and columns of the terminal, 0 where it does not know; TIOCGWINSZ in ioctl_tty(2).
+pub fn terminal_size(terminal: BorrowedFd) -> Result<(u16, u16), Errno> {
+    let mut size = libc::winsize { ws_row: 0, ws_col: 0, ws_xpixel: 0, ws_ypixel: 0 };
+    // SAFETY: TIOCGWINSZ writes one winsize, and `size` outlives the call.
+    let done = unsafe { libc::ioctl(terminal.as_raw_fd(), libc::TIOCGWINSZ as _, &mut size) };
+    Errno::result(done)?;
+    Ok((size.ws_row, size.ws_col))
+}
+
 /// Turns an open /dev/net/tun into the network device `name`, without packet headers of its own;
 /// tun.rst in the kernel's documentation. The device lives as long as the descriptor.
 pub fn create_tun(tun: BorrowedFd, name: &str) -> Result<(), Errno> {

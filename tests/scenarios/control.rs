@@ -8,7 +8,10 @@ use std::process::{Command, Stdio};
 use std::thread;
 use std::time::{Duration, Instant};
 
-use nix::sys::signal::Signal;
+use nix::pty::{Winsize, openpty};
+use nix::sys::signal::{Signal, kill};
+use nix::sys::termios::{LocalFlags, tcgetattr};
+use nix::unistd::Pid;
 
 use crate::bed::{Bed, Family::*, Handshake, Handshake::*, Plan};
 use crate::connection::{Pair, dial_within};
@@ -29,6 +32,7 @@ once!(
     hostile_askers,
     the_socket,
     formats,
+    top_on_a_terminal,
     passes_a_fast_line,
     splits_a_slow_line,
     idle_daemon_sleeps,
@@ -424,8 +428,14 @@ fn formats() {
     let pair = bed.stolen(&listener);
     pair.exchange(1, 100_000);
     let text = bed.ask(&["status"]);
-    for words in ["running for", "5.0 Mbit/s up", "1 of 1024 used", "100.0 kB up, 100.0 kB down", "1 stolen"]
-    {
+    for words in [
+        "running for",
+        "5.0 Mbit/s up",
+        "1 of 1024 used",
+        "1 relaying",
+        "100.0 kB up, 100.0 kB down",
+        "1 stolen",
+    ] {
         assert!(text.contains(words), "{words} is missing in\n{text}");
     }
     assert!(text.lines().all(|line| line.len() <= 120), "{text}");
@@ -457,6 +467,48 @@ fn formats() {
     assert!(child.wait().expect("its end").success());
     pair.close();
     bed.check_nothing_left(V6);
+}
+
+/// It draws what is there, ends at a key as at a signal, and leaves the terminal as it was.
+fn top_on_a_terminal() {
+    let bed = Bed::started(Deferred, &[]);
+    let listener = bed.listen(V4);
+    let pair = bed.stolen(&listener);
+    let size = Winsize { ws_row: 24, ws_col: 80, ws_xpixel: 0, ws_ypixel: 0 };
+    for by_signal in [false, true] {
+        let terminal = openpty(Some(&size), None).expect("a pseudo-terminal");
+        let before = tcgetattr(&terminal.slave).expect("its settings");
+        let end = || terminal.slave.try_clone().expect("another descriptor");
+        let mut top = Command::new(binary())
+            .args(["top", "--control"])
+            .arg(bed.control())
+            .stdin(end())
+            .stdout(end())
+            .spawn()
+            .expect("pepsal");
+        let mut master = std::fs::File::from(terminal.master);
+        let mut drawn = String::new();
+        while !drawn.contains("q quits") {
+            let mut piece = [0; 4096];
+            let read = master.read(&mut piece).expect("what it draws");
+            drawn.push_str(&String::from_utf8_lossy(&piece[..read]));
+        }
+        assert!(drawn.contains(&listener.address.to_string()) && drawn.contains("1 relaying"), "{drawn}");
+        assert!(!tcgetattr(&terminal.slave).expect("settings").local_flags.contains(LocalFlags::ECHO));
+        if by_signal {
+            let pid = i32::try_from(top.id()).expect("a pid");
+            kill(Pid::from_raw(pid), Signal::SIGTERM).expect("SIGTERM");
+        } else {
+            master.write_all(b"dq").expect("press keys");
+        }
+        eventually("top ends", seconds(5), || top.try_wait().expect("its end").is_some());
+        assert!(top.wait().expect("its end").success());
+        assert_eq!(tcgetattr(&terminal.slave).expect("settings"), before);
+    }
+    let done = Command::new(binary()).arg("top").stdin(Stdio::null()).output().expect("pepsal");
+    let said = String::from_utf8_lossy(&done.stderr);
+    assert!(done.status.code() == Some(1) && said.lines().count() == 1, "{said}");
+    pair.close();
 }
 
 /// A line without a satellite: after a few connections new ones pass, and status says so.
