@@ -66,6 +66,10 @@ pub struct Run {
     #[argh(option, arg_name = "deferred|early", default = "Handshake::Deferred", from_str_fn(handshake))]
     pub handshake: Handshake,
 
+    /// with an early handshake: the server leg's SYN carries the client's first bytes (TCP Fast Open)
+    #[argh(switch, short = 'f')]
+    pub fast_open: bool,
+
     /// let servers see the client's address; needs what 'pepsal rules --transparent' prints
     #[argh(switch)]
     pub transparent: bool,
@@ -239,6 +243,13 @@ pub fn parse() -> Result<Command, ExitCode> {
         Ok(Arguments { version: true, .. }) => {
             println!("pepsal {}", env!("CARGO_PKG_VERSION"));
             Err(ExitCode::SUCCESS)
+        }
+        Ok(Arguments { command: Some(Command::Run(run)), .. })
+            if run.fast_open && run.handshake == Handshake::Deferred =>
+        {
+            Err(usage_error(
+                "-f needs '--handshake early': a deferred handshake has nothing to send with the SYN",
+            ))
         }
         Ok(Arguments { command: Some(command), .. }) => Ok(command),
         Ok(_) => Err(usage_error("a command is missing")),

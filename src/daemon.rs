@@ -102,7 +102,11 @@ fn prepare(options: &Run, bell: Bell) -> Result<(Pep, Binding), Error> {
             largest_buffer: memory.largest_buffer(),
         })?,
         transparent: options.transparent,
+        fast_open: options.fast_open,
     };
+    if options.fast_open {
+        legs::check_fast_open()?;
+    }
     let cores = || thread::available_parallelism().map_or(1, |cores| cores.get().min(64));
     let threads = options.threads.unwrap_or_else(cores);
     raise_descriptor_limit(options.max_conns, threads)?;

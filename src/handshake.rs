@@ -52,6 +52,14 @@ pub fn inject(
     }
 }
 
+/// From now on `owner` hears of the server leg, unless its SYN waits for the client's first bytes.
+pub fn watch_server(pep: &Pep, owner: usize, id: SlotId, server: &Leg) -> Result<(), Errno> {
+    if server.syn_waits {
+        return Ok(());
+    }
+    pep.workers[owner].watch(&server.socket, id, Side::Server)
+}
+
 /// Notes `events` of a server leg that is not up yet, and when it gets up how long that took.
 pub fn note_server(pep: &Pep, server: &mut Leg, begun: Instant, events: EpollFlags) {
     let was_connected = server.is_connected();
@@ -152,8 +160,8 @@ fn redial(pep: &Pep, taker: usize, endpoints: &Endpoints) -> Option<()> {
     let (id, owner) = pep.claim(*endpoints, taker)?;
     let syn = Syn { client: endpoints.client, server: endpoints.server, dscp: 0 };
     let dialled = legs::dial(&syn, 0, pep).and_then(|server| {
-        pep.workers[owner].watch(&server, id, Side::Server)?;
-        Ok(Leg::new(server))
+        watch_server(pep, owner, id, &server)?;
+        Ok(server)
     });
     let mut slot = pep.slots.lock(id)?;
     let Ok(mut server) = dialled else {

@@ -17,7 +17,7 @@ use nix::sys::socket::{
 
 use crate::error::Error;
 use crate::pep::Pep;
-use crate::relay::Side;
+use crate::relay::{Leg, Side};
 use crate::satellite::Satellite;
 use crate::share::Share;
 use crate::syn::Syn;
@@ -41,10 +41,19 @@ pub struct LegOptions {
     pub satellite: Satellite,
     /// The server sees the client's address.
     pub transparent: bool,
+    /// The server leg's SYN carries the client's first bytes where the server allows it.
+    pub fast_open: bool,
 }
 
-/// Begins the server leg of a stolen SYN; it is connecting when this returns.
-pub fn dial(syn: &Syn, mark: u32, pep: &Pep) -> Result<OwnedFd, Errno> {
+/// Whether this kernel lets clients use TCP Fast Open.
+pub fn check_fast_open() -> Result<(), Error> {
+    let probe = || setsockopt(&tcp_socket(AddressFamily::Inet)?, sockopt::TcpFastOpenConnect, &true);
+    let remedy = "sysctl -w net.ipv4.tcp_fastopen=1";
+    probe().map_err(|errno| Error::system("use", "TCP Fast Open", errno, remedy))
+}
+
+/// Begins the server leg of a stolen SYN; it is connecting when this returns, or its SYN waits for the first bytes.
+pub fn dial(syn: &Syn, mark: u32, pep: &Pep) -> Result<Leg, Errno> {
     let options = &pep.legs;
     let share = pep.share.as_ref().filter(|share| share.side == Side::Server);
     let family = family_of(&syn.server);
@@ -77,10 +86,18 @@ pub fn dial(syn: &Syn, mark: u32, pep: &Pep) -> Result<OwnedFd, Errno> {
         let client = SocketAddr::new(syn.client.ip(), 0);
         bind(leg.as_raw_fd(), &SockaddrStorage::from(client))?;
     }
-    match connect(leg.as_raw_fd(), &SockaddrStorage::from(syn.server)) {
-        Ok(()) | Err(Errno::EINPROGRESS) => Ok(leg),
-        Err(errno) => Err(errno),
+    if options.fast_open {
+        setsockopt(&leg, sockopt::TcpFastOpenConnect, &true)?;
     }
+    let syn_waits = match connect(leg.as_raw_fd(), &SockaddrStorage::from(syn.server)) {
+        // The kernel has the server's cookie.
+        Ok(()) => options.fast_open,
+        Err(Errno::EINPROGRESS) => false,
+        Err(errno) => return Err(errno),
+    };
+    let mut leg = Leg::new(leg);
+    leg.syn_waits = syn_waits;
+    Ok(leg)
 }
 
 /// As many listeners as there are workers at one of the TUN device's addresses, in the order of the workers.

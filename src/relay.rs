@@ -12,6 +12,7 @@
 
 use std::mem;
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd};
+use std::time::Instant;
 
 use nix::errno::Errno;
 use nix::sys::epoll::EpollFlags;
@@ -45,10 +46,12 @@ pub struct Leg {
     writable: bool,
     /// The peer has sent FIN or RST: no further edge will announce what is left to read.
     ending: bool,
-    failed: bool,
+    pub failed: bool,
     /// This leg is read by copying: urgent data has come (RFC 6093), where splice stops at the mark, or the
     /// kernel refuses to splice.
     unspliceable: bool,
+    /// Its SYN waits for the first bytes (`fast_open`); nobody watches the leg until then.
+    pub syn_waits: bool,
 }
 
 impl Leg {
@@ -61,6 +64,7 @@ impl Leg {
             ending: false,
             failed: false,
             unspliceable: false,
+            syn_waits: false,
         }
     }
 
@@ -132,12 +136,21 @@ pub struct Connection {
     pub queued: bool,
     /// Its windows are small because memory is tight.
     pub squeezed: bool,
+    /// Until when the SYN of its server leg may wait for the client's first bytes.
+    pub silent_until: Option<Instant>,
 }
 
 impl Connection {
     pub fn new(client: Leg, server: Leg) -> Connection {
         let flows = Default::default();
-        Connection { legs: [client, server], flows, progress: 0, queued: false, squeezed: false }
+        Connection {
+            legs: [client, server],
+            flows,
+            progress: 0,
+            queued: false,
+            squeezed: false,
+            silent_until: None,
+        }
     }
 
     pub fn leg(&mut self, side: Side) -> &mut Leg {
@@ -389,5 +402,6 @@ impl Leg {
     }
 }
 
+mod fast_open;
 #[cfg(test)]
 mod tests;

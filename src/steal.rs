@@ -14,7 +14,6 @@ use nix::sys::epoll::EpollFlags;
 use crate::counts::Passed;
 use crate::pep::{Handshake, Pep};
 use crate::queue::{Binding, Queued};
-use crate::relay::{Leg, Side};
 use crate::slots::{Endpoints, Held, Stage};
 use crate::syn::{self, Pass, Syn};
 use crate::{handshake, legs, log};
@@ -78,13 +77,13 @@ fn steal(pep: &Pep, taker: usize, syn: &Syn, mut packet: Queued) {
     note_room(pep);
     // Without the slot's lock: these system calls are most of the work, and the second may wake the owner.
     let dialled = legs::dial(syn, packet.mark, pep).and_then(|server| {
-        pep.workers[owner].watch(&server, id, Side::Server)?;
+        handshake::watch_server(pep, owner, id, &server)?;
         Ok(server)
     });
     let Some(mut slot) = pep.slots.lock(id) else {
         return pep.pass(packet.id, Passed::Ending);
     };
-    let server = match dialled {
+    let mut server = match dialled {
         Ok(server) => server,
         Err(errno) => {
             pep.release(id, slot);
@@ -101,10 +100,15 @@ fn steal(pep: &Pep, taker: usize, syn: &Syn, mut packet: Queued) {
             // No longer than a SYN may be, or it would not have been parsed.
             let syn = Vec::from_slice(&packet.bytes).unwrap_or_default();
             slot.deadline = Some(slot.begun + pep.connect_timeout);
-            handshake::server_answered(pep, id, slot, Held { packet_id: packet.id, syn, server }, seen);
+            handshake::server_answered(
+                pep,
+                id,
+                slot,
+                Held { packet_id: packet.id, syn, server: server.socket },
+                seen,
+            );
         }
         Handshake::Early => {
-            let mut server = Leg::new(server);
             handshake::note_server(pep, &mut server, slot.begun, seen);
             handshake::inject(pep, id, slot, packet.id, &mut packet.bytes, server);
         }

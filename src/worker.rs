@@ -15,7 +15,7 @@ use nix::sys::epoll::{EpollEvent, EpollFlags, EpollTimeout};
 
 use crate::counts::Passed;
 use crate::pep::{Pep, Seat, Token};
-use crate::relay::{Means, Outcome, Side};
+use crate::relay::{Connection, Means, Outcome, Side};
 use crate::slots::{Slot, SlotId, Stage};
 use crate::{handshake, log, steal};
 
@@ -37,11 +37,17 @@ const HALF_CLOSED_TIMEOUT: Duration = Duration::from_secs(120);
 /// epoll would report it at once again.
 const ACCEPT_PAUSE: Duration = Duration::from_millis(10);
 
+/// How long a client may think before it speaks (`relay::fast_open`): long enough for one that speaks first, and a
+/// small part of a satellite's round trip for one that waits for its server to.
+const FIRST_BYTES: Duration = Duration::from_millis(50);
+
 pub struct Worker<'a> {
     pep: &'a Pep,
     index: usize,
     means: Means,
     again: VecDeque<SlotId>,
+    /// Connections whose SYN waits for the client's first bytes, and until when; in that order.
+    silent: VecDeque<(Instant, SlotId)>,
     next_sweep: Instant,
 }
 
@@ -52,6 +58,7 @@ impl<'a> Worker<'a> {
             index,
             means: Means::new(),
             again: VecDeque::with_capacity(pep.slots.capacity()),
+            silent: VecDeque::with_capacity(if pep.legs.fast_open { pep.slots.capacity() } else { 0 }),
             next_sweep: Instant::now(),
         }
     }
@@ -77,6 +84,7 @@ impl<'a> Worker<'a> {
             for _ in 0..self.again.len().min(BATCH) {
                 self.next_turn();
             }
+            self.end_silence();
             let due = self.seat().connections() > 0 || self.pep.queue.owes_verdicts();
             if due && Instant::now() >= self.next_sweep {
                 self.pep.queue.flush();
@@ -93,7 +101,15 @@ impl<'a> Worker<'a> {
     /// How long to wait for events: with connections and without.
     fn patience(&self) -> [EpollTimeout; 2] {
         let until_sweep = EpollTimeout::from(SWEEP_INTERVAL.as_millis() as u16);
-        let busy = if self.again.is_empty() { until_sweep } else { EpollTimeout::ZERO };
+        let busy = match (self.again.is_empty(), self.silent.front()) {
+            (false, _) => EpollTimeout::ZERO,
+            // Rounded up: what came early would only be waited for again. FIRST_BYTES at most.
+            (true, Some((until, _))) => {
+                let left = until.saturating_duration_since(Instant::now());
+                EpollTimeout::from(left.as_millis() as u16 + 1)
+            }
+            (true, None) => until_sweep,
+        };
         [busy, if self.pep.queue.owes_verdicts() { until_sweep } else { EpollTimeout::NONE }]
     }
 
@@ -152,6 +168,9 @@ impl<'a> Worker<'a> {
             return;
         };
         let [up, down] = connection.bytes();
+        if connection.syn_waits() && !self.send_syn(id, connection) {
+            return;
+        }
         let outcome = connection.pump(&mut self.means);
         let after = connection.bytes();
         if after != [up, down] {
@@ -179,6 +198,37 @@ impl<'a> Worker<'a> {
                 self.end(id, slot, "finished");
             }
             Outcome::Failed => self.end(id, slot, "reset"),
+        }
+    }
+
+    /// Lets the server leg's SYN leave with the client's first bytes; false: they may still come.
+    fn send_syn(&mut self, id: SlotId, connection: &mut Connection) -> bool {
+        let until = *connection.silent_until.get_or_insert_with(|| {
+            let until = Instant::now() + FIRST_BYTES;
+            self.silent.push_back((until, id));
+            until
+        });
+        if !connection.send_syn(Instant::now() >= until, &mut self.means) {
+            return false;
+        }
+        let server = connection.leg(Side::Server);
+        // Unwatched it would not be heard of again.
+        server.failed |= self.pep.workers[self.index].watch(&server.socket, id, Side::Server).is_err();
+        true
+    }
+
+    /// Lets the SYNs of clients leave that have been silent for long enough.
+    fn end_silence(&mut self) {
+        while let Some(&(until, id)) = self.silent.front()
+            && Instant::now() >= until
+        {
+            self.silent.pop_front();
+            if let Some(slot) = self.pep.slots.lock(id)
+                && let Stage::Relaying(connection) = &slot.stage
+                && connection.syn_waits()
+            {
+                self.relay(id, slot);
+            }
         }
     }
 

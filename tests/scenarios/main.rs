@@ -97,6 +97,7 @@ mod transparent;
 mod bulk;
 mod control;
 mod fade;
+mod fast_open;
 mod firewall;
 mod half_close;
 mod handshake;
