@@ -11,7 +11,7 @@ procd_set_param() {
 	local type="$1"
 	shift
 	case "$type" in
-	command | limits | respawn | stdout | stderr | user | group | capabilities | no_new_privs | term_timeout) ;;
+	command | file | limits | respawn | stdout | stderr | user | group | capabilities | no_new_privs | term_timeout) ;;
 	*) echo "UNKNOWN" >>/state/procd.new ;;
 	esac
 	echo "$type${*:+ $*}" >>/state/procd.new
