@@ -126,6 +126,56 @@ fn eof_with_bytes_in_the_pipe_waits_for_the_reader() {
     assert_eq!(closer.join().unwrap().outcome, Outcome::Finished);
 }
 
+/// A short read after FIN was announced is the last one; a read that fills the buffer is not known to be.
+#[test]
+fn an_end_that_comes_with_the_last_bytes_is_passed_on_with_them() {
+    for len in [1, COPY_LEN - 1, COPY_LEN, COPY_LEN + 1, 3 * COPY_LEN] {
+        let (client, mut bench, server) = bench();
+        let bytes = pattern(len);
+        let client = send_and_close(client, bytes.clone()).join().unwrap();
+        // The loopback device has delivered when its sender goes on.
+        assert_eq!(bench.turn(100), Outcome::Idle);
+        assert!(bench.connection.flows[0].ended, "{len} bytes and FIN, in one turn");
+        assert!(bench.connection.is_half_closed());
+        assert_eq!(read_to_end(&server), bytes);
+        // The other direction goes on.
+        let answer = send_and_close(server, bytes.clone());
+        let relay = thread::spawn(move || bench.run());
+        assert_eq!(read_to_end(&client), bytes);
+        assert_eq!(relay.join().unwrap().bytes, [len as u64, len as u64]);
+        answer.join().unwrap();
+    }
+}
+
+/// The sink is full, the pipe is full, and then the source is dry: each says EAGAIN, and nothing is lost.
+#[test]
+fn a_reader_that_stops_holds_one_pipe_and_goes_on_exactly() {
+    let (client, mut bench, server) = bench();
+    let bytes = pattern(8 << 20);
+    let sender = send_and_close(client, bytes.clone());
+    let mut moved = 0;
+    // Until nothing moves for a while.
+    for _ in 0..2000 {
+        bench.turn(1);
+        let now = bench.connection.bytes()[0];
+        if now == moved && now > 0 && bench.connection.flows[0].pipe.is_some() {
+            break;
+        }
+        moved = now;
+    }
+    let flow = &bench.connection.flows[0];
+    assert!(flow.pipe.as_ref().is_some_and(|pipe| !pipe.is_empty()), "what was read waits in the pipe");
+    assert!(!bench.connection.legs[1].writable, "the sink has said EAGAIN");
+    assert!(bench.connection.legs[0].readable, "nothing more was read meanwhile");
+    assert!(moved < bytes.len() as u64);
+    let relay = thread::spawn(move || bench.run());
+    assert_eq!(read_to_end(&server), bytes);
+    drop(server);
+    let client = sender.join().unwrap();
+    assert_eq!(read_to_end(&client), []);
+    assert_eq!(relay.join().unwrap().bytes, [8 << 20, 0]);
+}
+
 #[test]
 fn an_idle_connection_holds_no_pipe() {
     let (mut client, mut bench, mut server) = bench();
