@@ -34,6 +34,8 @@ const ANY_WINDOW: u32 = 1 << 30;
 pub struct Memory {
     /// All sizes are in KiB, so that 32 bits are enough.
     budget: u32,
+    /// What connections held at the last look.
+    used: AtomicU32,
     tight: AtomicBool,
     spent: AtomicBool,
     /// SYNs that may be stolen before the next look. Sequentially consistent: see `Bell::may_sleep`.
@@ -51,10 +53,16 @@ impl Memory {
     fn of(budget: u32) -> Memory {
         Memory {
             budget,
+            used: AtomicU32::new(0),
             tight: AtomicBool::new(false),
             spent: AtomicBool::new(false),
             admissible: AtomicU32::new(budget / NEWCOMER),
         }
+    }
+
+    /// Bytes: what connections held when it was last looked, and the budget.
+    pub fn figures(&self) -> [u64; 2] {
+        [self.used.load(Ordering::Relaxed), self.budget].map(|kib| u64::from(kib) * 1024)
     }
 
     /// Bytes that one socket's buffer may be set to; the kernel counts up to twice as much into it.
@@ -113,6 +121,7 @@ impl Memory {
     }
 
     fn judge(&self, used: u32) {
+        self.used.store(used, Ordering::Relaxed);
         let part = |eighths: u32| (u64::from(self.budget) * u64::from(eighths) / 8) as u32;
         let below = |eighths: u32| used < part(eighths);
         let stays = |was: bool, from: u32, until: u32| if was { !below(until) } else { !below(from) };

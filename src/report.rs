@@ -33,6 +33,7 @@ impl Format {
                  'link':{'rate_up_bps':$link_up,'rate_down_bps':$link_down,'rtt_ms':$link_rtt},\
                  'auto_pass':{'threshold_ms':$threshold,'passing':@passing},\
                  'slots':{'used':$used,'peak':$peak,'max':$max},\
+                 'memory':{'used_bytes':$held,'budget_bytes':$budget},\
                  'connections':{'connecting':$connecting,'relaying':$relaying,'half_closed':$half_closed},\
                  'syns':{'seen':$seen,'stolen':$stolen,'repeated':$repeated,'returned':$returned,'passed':{"
             }
@@ -41,6 +42,7 @@ impl Format {
                  satellite leg    @satellite, @congestion; link ~link_up|bit/s up, ~link_down|bit/s down, $link_rtt ms\n\
                  handshake        @handshake; satellite %satellite_rtt ms, lan %lan_rtt ms\n\
                  slots            $used of $max used, at most $peak at a time\n\
+                 memory           ~held|B of ~budget|B\n\
                  connections      $connecting connecting, $relaying relaying, $half_closed half closed\n\
                  rate             ~rate_up|bit/s up, ~rate_down|bit/s down\n\
                  bytes            ~up|B up, ~down|B down\n\
@@ -55,6 +57,8 @@ impl Format {
                  # TYPE pepsal_slots gauge\npepsal_slots $max\n\
                  # TYPE pepsal_slots_used gauge\npepsal_slots_used $used\n\
                  # TYPE pepsal_slots_used_peak gauge\npepsal_slots_used_peak $peak\n\
+                 # TYPE pepsal_memory_bytes gauge\npepsal_memory_bytes $budget\n\
+                 # TYPE pepsal_memory_used_bytes gauge\npepsal_memory_used_bytes $held\n\
                  # TYPE pepsal_connections gauge\n\
                  pepsal_connections{state='connecting'} $connecting\n\
                  pepsal_connections{state='relaying'} $relaying\n\
@@ -107,6 +111,9 @@ pub fn status(page: &mut Page, pep: &Pep, samples: &Samples, format: Format) {
     let small = |number: Option<u32>| or_absent(number.map(u64::from));
     let [satellite_rtt, lan_rtt] = gain.rtts().map(small);
     let ([up, down], [rate_up, rate_down]) = (pep.bytes(), samples.last().rates);
+    // Nobody looks while nothing lives.
+    let [held, budget] = pep.memory.figures();
+    let held = if pep.slots.used() == 0 { 0 } else { held };
     let truth = |is: bool| Word(if is { "true" } else { "false" });
     let figures = [
         ("version", Word(env!("CARGO_PKG_VERSION"))),
@@ -128,6 +135,8 @@ pub fn status(page: &mut Page, pep: &Pep, samples: &Samples, format: Format) {
         ("used", Number(pep.slots.used() as u64)),
         ("peak", Number(pep.slots.peak() as u64)),
         ("max", Number(pep.slots.capacity() as u64)),
+        ("held", Number(held)),
+        ("budget", Number(budget)),
         ("connecting", Number(connecting)),
         ("relaying", Number(relaying)),
         ("half_closed", Number(half_closed)),

@@ -13,7 +13,7 @@ const changed = (change) => {
 };
 const reply = (more) => ({
     enabled: true, status, connections, connections_complete: true,
-    memory: { total_kib: 124312, available_kib: 61004, daemon_kib: 1012 }, ...more,
+    router: { total_kib: 124312, available_kib: 61004 }, ...more,
 });
 
 export const running = reply();
@@ -27,6 +27,7 @@ export const fresh = reply({
         it.link = { rate_up_bps: null, rate_down_bps: null, rtt_ms: null };
         it.auto_pass = { threshold_ms: null, passing: false };
         it.slots = { used: 0, peak: 0, max: 1024 };
+        it.memory.used_bytes = 0;
         it.connections = { connecting: 0, relaying: 0, half_closed: 0 };
         for (const name of ['seen', 'stolen', 'repeated', 'returned']) it.syns[name] = 0;
         for (const name of Object.keys(it.syns.passed)) it.syns.passed[name] = 0;
@@ -65,6 +66,8 @@ export const passing = reply({ status: changed((it) => {
     it.warnings = [{ code: 'auto_passing', text: '' }, { code: 'satellite_not_slow', text: '' }];
 }) });
 export const ending = reply({ status: changed((it) => ((it.state = 'ending'), (it.warnings = [{ code: 'ending', text: '' }]))) });
+
+export const older = reply({ status: changed((it) => delete it.memory) });
 
 export const off = { enabled: false, missing: [], error: { code: 'stopped', text: 'cannot reach the daemon' } };
 export const dead = { enabled: true, missing: [], error: { code: 'stopped', text: 'cannot <img src=x onerror="hacked=1"> reach' } };

@@ -98,7 +98,7 @@ async function picture(page, name, most = 2600) {
 // [ answer, what the page says, what it does not say ]
 const says = {
     running: [answers.running, ['Accelerating', '1d 3h 16m 54s', 'bbr', '5.00 Mbit/s up, 20.0 Mbit/s down', '18.3 Mbit/s', '612 ms', 'near side 3.0 ms', '26 / 1024',
-        'at most 143', '61.8 MiB / 121 MiB', '192.168.1.20:51234', '[2001:db8:42::80]:443', 'the server, or its path to here', 'the satellite path (congestion window)',
+        'at most 143', '3.38 MiB / 15.0 MiB', '59.6 MiB of 121 MiB left', '192.168.1.20:51234', '[2001:db8:42::80]:443', 'the server, or its path to here', 'the satellite path (congestion window)',
         'the near host, which takes no more (receive window)', 'the router’s send buffer towards the satellite', 'waiting for an answer', '83 sent again',
         'Of 18342 connections seen, 17801 were accelerated', 'its server refused it', '211', 'too busy'], ['all connections were in use', 'undefined', 'NaN', 'null', '[object']],
     fresh: [answers.fresh, ['Accelerating', 'No sample yet', 'No connection has come by yet', 'None so far', '0 / 1024', 'congestion control of the system'], ['undefined', 'NaN', 'null', 'Of 0']],
@@ -111,6 +111,7 @@ const says = {
     'module-missing': [answers.moduleMissing, ['a kernel module is missing', 'opkg install kmod-nft-queue'], ['Rates']],
     'not-installed': [answers.notInstalled, ['pepsal is not installed', 'opkg install pepsal'], ['Rates']],
     garbled: [answers.garbled, ['does not understand', 'different versions', '{"version":'], ['Rates']],
+    older: [answers.older, ['does not understand', 'different versions'], ['Rates', 'Accelerating']],
     failed: [answers.failed, ['does not understand', 'left-hand side is null'], ['Rates']],
     'no-plugin': [null, ['does not answer for pepsal', '/etc/init.d/rpcd restart'], ['Rates']],
     'no-right': [6, ['does not answer for pepsal'], ['Rates']],

@@ -94,6 +94,8 @@ fn schema_of_status() {
         "600",
         "--auto-pass",
         "50",
+        "--memory",
+        "9",
         "--satellite",
         "client",
     ];
@@ -108,6 +110,7 @@ fn schema_of_status() {
     assert_eq!((told["handshake"].text(), told["satellite"].text()), ("early", "client"));
     assert_eq!(told["auto_pass"]["threshold_ms"].number(), 50);
     assert_eq!(told["slots"]["max"].number(), 7);
+    assert_eq!(told["memory"]["budget_bytes"].number(), 9 << 20);
     // The examples that others develop against are right too.
     assert_eq!(faults(&schema("status"), &examples("status")), [""; 0]);
 }

@@ -43,7 +43,7 @@ return baseclass.extend({
 		refused: _('its server refused it'),
 		unreachable: _('its server was unreachable'),
 		timeout: _('its server did not answer in time'),
-		memory: _('the router had no memory, descriptors or ports left'),
+		memory: _('the memory for connections was used up, or the router had no descriptors or ports left'),
 		fast_link: _('the satellite side was fast at the time'),
 		undelivered: _('the daemon’s own connection did not reach it: look at the firewall’s rules for pepsal0'),
 		ending: _('the service was stopping'),

@@ -166,10 +166,19 @@ return view.extend({
 	},
 
 	update: function(reply) {
-		this.reply = reply;
+		try {
+			this.show(reply);
+		}
+		// Figures that are not there: a daemon of another version.
+		catch (e) {
+			this.show({ error: { code: 'garbled', text: String(e.message) } });
+		}
+	},
 
+	show: function(reply) {
 		const status = reply.status;
 
+		this.reply = reply;
 		dom.content(this.problem, status ? [] : this.renderProblem(reply));
 		this.details.style.display = status ? '' : 'none';
 		if (!status) {
@@ -185,7 +194,7 @@ return view.extend({
 				E('p', {}, [ words.warning[warning.code] || warning.text ])
 			]);
 		}));
-		dom.content(this.figures, this.renderFigures(status, reply.memory || {}));
+		dom.content(this.figures, this.renderFigures(status, reply.router || {}));
 		this.drawGraphs(status);
 		this.updateList();
 		dom.content(this.passed, this.renderPassed(status.syns));
@@ -267,20 +276,18 @@ return view.extend({
 		]) ];
 	},
 
-	renderFigures: function(status, memory) {
+	renderFigures: function(status, router) {
 		const rtt = status.handshake_rtt;
 		const figures = [
 			tile(_('Down'), bitrate(status.rate.down_bps), [ E('small', {}, [ _('%s since the start').format(size(status.bytes.down)) ]) ]),
 			tile(_('Up'), bitrate(status.rate.up_bps), [ E('small', {}, [ _('%s since the start').format(size(status.bytes.up)) ]) ]),
 			tile(_('Round trip, satellite'), milliseconds(rtt.satellite_ms), [ E('small', {}, [ _('near side %s').format(milliseconds(rtt.lan_ms)) ]) ]),
 			gauge(_('Connections'), status.slots.used, status.slots.max, '%d / %d'.format(status.slots.used, status.slots.max),
-				_('at most %d at a time so far').format(status.slots.peak))
+				_('at most %d at a time so far').format(status.slots.peak)),
+			gauge(_('Memory for connections'), status.memory.used_bytes, status.memory.budget_bytes,
+				'%s / %s'.format(size(status.memory.used_bytes), size(status.memory.budget_bytes)),
+				router.total_kib ? _('the router has %s of %s left').format(size(1024 * router.available_kib), size(1024 * router.total_kib)) : '')
 		];
-
-		if (memory.total_kib && memory.available_kib != null)
-			figures.push(gauge(_('Memory of the router'), memory.total_kib - memory.available_kib, memory.total_kib,
-				'%s / %s'.format(size(1024 * (memory.total_kib - memory.available_kib)), size(1024 * memory.total_kib)),
-				memory.daemon_kib ? _('the service itself %s').format(size(1024 * memory.daemon_kib)) : ''));
 
 		return E('div', { 'style': 'display:flex;flex-wrap:wrap;gap:1em;margin:1em 0' }, figures);
 	},

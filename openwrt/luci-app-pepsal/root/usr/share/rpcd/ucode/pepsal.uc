@@ -50,14 +50,12 @@ function kib(text, pattern) {
 	return found ? int(found[1]) : null;
 }
 
-function memory(pid) {
-	const router = fs.readfile('/proc/meminfo');
-	const daemon = fs.readfile('/proc/' + int(pid) + '/status');
+function memory() {
+	const text = fs.readfile('/proc/meminfo');
 
 	return {
-		total_kib: kib(router, /MemTotal:[^0-9]*([0-9]+)/),
-		available_kib: kib(router, /MemAvailable:[^0-9]*([0-9]+)/),
-		daemon_kib: kib(daemon, /VmRSS:[^0-9]*([0-9]+)/)
+		total_kib: kib(text, /MemTotal:[^0-9]*([0-9]+)/),
+		available_kib: kib(text, /MemAvailable:[^0-9]*([0-9]+)/)
 	};
 }
 
@@ -69,12 +67,16 @@ function status() {
 	if (code !== 0)
 		return { error: { code: 'stopped', text: substr(trim(text || ''), 0, 300) } };
 
+	let told = null;
+
 	try {
-		return { status: json(text) };
+		told = json(text);
 	}
 	catch (e) {
-		return { error: { code: 'garbled', text: substr(trim(text || ''), 0, 300) } };
 	}
+	if (type(told) == 'object')
+		return { status: told };
+	return { error: { code: 'garbled', text: substr(trim(text || ''), 0, 300) } };
 }
 
 function rate(connection) {
@@ -130,7 +132,7 @@ function answer() {
 
 	reply.connections = list ? list.listed : [];
 	reply.connections_complete = list ? list.complete : false;
-	reply.memory = memory(reply.status.pid);
+	reply.router = memory();
 	return reply;
 }
 
