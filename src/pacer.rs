@@ -1,9 +1,9 @@
 //! The thread `pacer`: divides the satellite link's rate over the legs that send, and keeps the jump start's routes.
 //!
-//! Sleeps while at most one leg sends, but for news of the routes. While several do, it looks five times a second at
-//! what each has sent and sets the ceiling of its pace (see `share`); a leg whose ceiling stays as it is costs one
-//! system call, a silent one none. Slots are locked one at a time; under a lock go only calls on that slot's own
-//! socket, which never block.
+//! Sleeps while no leg sends, but for news of the routes, and while one does, but for a glance every other second to
+//! keep BBR going. While several do, it looks five times a second at what each has sent and sets the ceiling of its
+//! pace (see `share`); a leg whose ceiling stays as it is costs one system call, a silent one none. Slots are locked
+//! one at a time; under a lock go only calls on that slot's own socket, which never block.
 #![forbid(unsafe_code)]
 
 use std::time::{Duration, Instant};
@@ -28,6 +28,9 @@ const QUIET_TICKS: u32 = 10;
 /// eighth of a geostationary link. Begun anew before that, it goes on with what it has measured.
 const RENEWAL: Duration = Duration::from_secs(8);
 
+/// How often a leg that sends alone is looked at, if it is to be renewed: to know whether it has its share now.
+const GLANCE: Duration = Duration::from_secs(2);
+
 /// Bytes per second that a leg may always have on top of what it has used.
 const HEADROOM: u32 = 8 << 10;
 
@@ -46,7 +49,8 @@ struct Account {
     /// Bytes handed to the socket, and how many of them it had not sent.
     total: u64,
     unsent: u32,
-    /// Bytes per second lately, falling by a quarter a tick.
+    /// Bytes per second since the last look, and lately: falling by a quarter a look.
+    rate: u32,
     peak: u32,
     /// The ceiling that was set, over IPv4; 0: not yet by this thread.
     pace: u32,
@@ -63,6 +67,7 @@ impl Account {
 
     /// `None`: it was not looked at lately, and wants all it can get if it has anything to send.
     fn note(&mut self, rate: Option<u32>, whole: u32) {
+        self.rate = rate.unwrap_or(0);
         self.peak = match rate {
             Some(rate) => rate.max(self.peak - self.peak / 4),
             None if self.unsent > 0 => whole,
@@ -167,7 +172,7 @@ impl<'a> Division<'a> {
     fn due(&self, senders: Senders) -> Option<Instant> {
         match senders {
             Senders::Nobody => None,
-            Senders::One(_) => self.pep.legs.satellite.can_renew().then(|| self.last_tick + RENEWAL),
+            Senders::One(_) => self.pep.legs.satellite.can_renew().then(|| self.last_tick + GLANCE),
             Senders::Several => Some(self.last_tick + TICK),
         }
     }
@@ -256,8 +261,8 @@ impl<'a> Division<'a> {
         let account = &mut self.accounts[usize::from(id.index)];
         let same = account.pace.abs_diff(level) <= level / 32;
         let raised = account.pace > 0 && level > account.pace / 4 * 5;
-        // Only one that has all of its share needs no new measurement.
-        let busy = account.unsent > 0 && account.peak >= level / 8 * 7;
+        // One that gets less than its share, losses aside, had better measure.
+        let busy = account.unsent > 0 && account.rate >= level / 4 * 3;
         let stale = busy && account.renewed.is_some_and(|renewed| now - renewed >= RENEWAL);
         if same && !stale && account.renewed.is_some() {
             return;
