@@ -137,6 +137,9 @@ run_scenarios() {
 run_crowd() {
     network
     masquerade
+    # A split connection is two to conntrack, so 512 fill the 1024 entries that the kernel deems right for so little
+    # memory; for a router that is too few without pepsal, too. An entry takes a third of a kilobyte, when in use.
+    echo 4096 >/proc/sys/net/netfilter/nf_conntrack_max
     count_stolen
     start_pepsal -c 1024 || { cat /tmp/pepsal.log && failed daemon_starts 'see its log' && return; }
     kilobytes=$(rss "$pepsal")
@@ -152,10 +155,13 @@ run_crowd() {
         failed "memory::${connections}_connections_20_transfers" 'see above'
     fi
     stolen=$(stolen_so_far)
-    if [ "$stolen" -ge "$connections" ]; then ok memory::all_were_stolen; else
-        failed memory::all_were_stolen "$stolen of $connections"
+    # Not one more either: that would be one that was lost and tried again.
+    if [ "$stolen" = "$connections" ] && ! grep -E 'did not reach|cannot' /tmp/pepsal.log; then
+        ok memory::each_was_stolen_once
+    else
+        failed memory::each_was_stolen_once "$stolen of $connections"
     fi
-    if dmesg | grep -iE 'out of memory|oom-kill|page allocation failure|segfault|oops|call trace'; then
+    if dmesg | grep -iE 'out of memory|oom-kill|page allocation failure|segfault|oops|call trace|table full'; then
         failed memory::kernel_is_content 'see its messages above'
     else
         ok memory::kernel_is_content

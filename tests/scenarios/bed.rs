@@ -203,10 +203,13 @@ impl Bed {
 /// Whether this machine can have test beds at all. If not, says why, once for each test.
 pub fn possible() -> bool {
     static OBSTACLE: OnceLock<Option<String>> = OnceLock::new();
+    // Nothing may be skipped there: what is missing fails the test by itself.
+    if std::env::var_os("CI").is_some() {
+        return true;
+    }
     let Some(why) = OBSTACLE.get_or_init(obstacle) else {
         return true;
     };
-    assert!(std::env::var_os("CI").is_none(), "cannot build a test bed: {why}");
     // Not eprintln!, which the test harness keeps to itself when a test succeeds.
     let _ = io::Write::write_all(&mut io::stderr(), format!("skipped: {why}\n").as_bytes());
     false
