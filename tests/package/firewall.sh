@@ -16,7 +16,7 @@ lan="$netns-lan" guest="$netns-guest" router="$netns-router" server="$netns-serv
 in_ns() {
 	where="$1"
 	shift
-	timeout 15 ip netns exec "$where" "$@"
+	timeout 60 ip netns exec "$where" "$@"
 }
 
 join() {
@@ -47,13 +47,15 @@ build_network() {
 
 	mkdir -p "$work/www/cgi-bin"
 	echo hello >"$work/www/index.html"
-	cat >"$work/www/cgi-bin/slow" <<-'END'
+	# A transfer that goes on until it is told to end.
+	cat >"$work/www/cgi-bin/slow" <<-END
 		#!/bin/sh
-		printf 'Content-Type: text/plain\n\n'
-		for line in 1 2 3 4 5 6 7 8; do
-			echo $line
-			sleep 0.3
+		printf 'Content-Type: text/plain\n\nbegin '
+		for turn in 1 2 3 4 5 6 7 8 9 10 11 12 13 14 15 16 17 18 19 20 21 22 23 24 25; do
+			[ ! -e "$work/end" ] || break
+			sleep 2
 		done
+		echo end
 	END
 	chmod 755 "$work/www/cgi-bin/slow"
 	for name in "$lan" "$server"; do
@@ -208,10 +210,16 @@ forbidden() {
 reload_keeps_connections() {
 	fetch "$lan" 198.51.100.2/cgi-bin/slow >"$work/slow" &
 	transfer=$!
-	sleep 0.7
-	[ -s "$work/slow" ] && load_firewall && load_rules --lan br-lan,br-guest --wan eth1 --exclude-port 82 || return
-	wait "$transfer" || return
-	[ "$(tr -d '\n' <"$work/slow")" = 12345678 ] && split "$lan" 198.51.100.2/
+	for _ in 1 2 3 4 5 6 7 8 9 10 11 12 13 14 15 16 17 18 19 20; do
+		[ ! -s "$work/slow" ] || break
+		sleep 0.5
+	done
+	cat "$work/slow"
+	[ -s "$work/slow" ] && load_firewall && load_rules --lan br-lan,br-guest --wan eth1 --exclude-port 82
+	loaded=$?
+	touch "$work/end"
+	wait "$transfer" && [ "$loaded" = 0 ] || return
+	[ "$(cat "$work/slow")" = 'begin end' ] && split "$lan" 198.51.100.2/
 }
 
 # Reset by the daemon: no SYN of it was stolen.

@@ -35,7 +35,7 @@ skip() {
 in_ns() { # NAMESPACE COMMAND...
 	where=$1
 	shift
-	timeout 15 /sbin/ip netns exec "$where" "$@"
+	timeout 60 /sbin/ip netns exec "$where" "$@"
 }
 
 # As the router's rc.common does it, in its ash.
@@ -47,6 +47,7 @@ load_rules() { # --lan br-lan,br-guest --wan eth1 [--exclude-port LIST]
 	{
 		printf "config pepsal 'main'\n\toption enabled '1'\n\toption log_level 'debug'\n"
 		printf "config link\n\tlist lan 'lan'\n\tlist lan 'guest'\n\tlist wan 'wan6'\n"
+		printf "\toption rate_up '50'\n\toption rate_down '50'\n\toption rtt '100'\n"
 		[ -z "${6:-}" ] || printf "config exclude\n\toption port '%s'\n" "$6"
 	} >/state/uci/pepsal
 	service reload && cat /state/procd && grep -q '^instance' /state/procd &&
@@ -67,7 +68,12 @@ status_for_root() {
 }
 
 service_stops() {
-	service stop && ! in_ns "$router" nft list table inet pepsal && [ ! -e /var/run/pepsal ] && stopped_is_end_to_end
+	service stop && ! in_ns "$router" nft list table inet pepsal && [ ! -e /var/run/pepsal ] && stopped_is_end_to_end || return
+	# local, main and default are the kernel's own.
+	for family in -4 -6; do
+		in_ns "$router" ip "$family" rule
+		! in_ns "$router" ip "$family" rule | grep -v 'lookup \(local\|main\|default\)' || return
+	done
 }
 
 firewall_flush() {
