@@ -66,6 +66,7 @@ pub fn note_server(pep: &Pep, server: &mut Leg, begun: Instant, events: EpollFla
     server.note(events);
     if !was_connected && server.is_connected() {
         pep.gain.note(Side::Server, begun.elapsed());
+        pep.legs.satellite.open_window(&server.socket, Side::Server);
     }
 }
 
@@ -139,6 +140,7 @@ pub fn admit(pep: &Pep, taker: usize, listener: &OwnedFd) -> Result<(), Errno> {
     if let Some(share) = pep.share.as_ref().filter(|share| share.side == Side::Client) {
         share.begin(&socket, endpoints.server.is_ipv6())?;
     }
+    pep.legs.satellite.open_window(&socket, Side::Client);
     let client = Leg::new(socket);
     let watched = pep.workers[slot.worker].watch(&client.socket, id, Side::Client);
     slot.stage = Stage::Relaying(Connection::new(client, injected.server));

@@ -106,6 +106,17 @@ impl Satellite {
         self.mss.map_or(PACKET, |mss| (mss + HEADERS[0] - 12).min(PACKET)) - HEADERS[0]
     }
 
+    /// To be called when the leg is established, before anything was sent: opens its receive window to what its buffer is for. What
+    /// does not work leaves a leg whose window grows from round trip to round trip.
+    pub fn open_window(&self, leg: &OwnedFd, side: Side) {
+        if let Some(bytes) = self.receive_buffer.filter(|_| side == self.side) {
+            // At most 512 MiB.
+            let _ = sys::open_receive_window(leg.as_fd(), bytes as u32);
+            // The repair mode took it away, and the next daemon is to listen at the port of what lingers.
+            let _ = setsockopt(leg, sockopt::ReuseAddr, &true);
+        }
+    }
+
     /// Whether the congestion control is one that gains by [`Satellite::renew`].
     pub fn can_renew(&self) -> bool {
         self.congestion == "bbr"
