@@ -14,7 +14,13 @@ use crate::stream::{receive, receive_all, send};
 
 four_ways!(first_window, first_window_at_the_gateway, own_mark_stays);
 both_families!(follows_the_routes, replaces_what_a_killed_one_left);
-once!(shares_halve_the_window, four_senders_are_equal, the_rest_goes_to_who_wants_it, silent_without_rates);
+once!(
+    the_port_is_free_for_the_next,
+    shares_halve_the_window,
+    four_senders_are_equal,
+    the_rest_goes_to_who_wants_it,
+    silent_without_rates
+);
 
 /// 8 Mbit/s and 300 ms: 195 segments of 1448 bytes at a pace of 946,027 bytes a second.
 const LINK: [&str; 8] = ["--rate-up", "8", "--rate-down", "8", "--rtt", "300", "-C", "cubic"];
@@ -120,6 +126,26 @@ fn replaces_what_a_killed_one_left(family: Family) {
     assert_eq!(rules(&bed.net.router, family), 0);
     let left = bed.net.router.exec(&format!("{} route show table all", ip(family)), "");
     assert!(!left.contains("table 500"), "{left}");
+}
+
+/// What is left of a finished connection lingers at the listener's port, also where its window was opened.
+fn the_port_is_free_for_the_next() {
+    let args = [&LINK[..], &["--satellite", "client"]].concat();
+    let mut bed = Bed::started(Deferred, &args);
+    let listener = bed.listen(Family::V4);
+    let pair = bed.stolen(&listener);
+    pair.exchange(1, 100_000);
+    // The server's end comes first, so that the client leg is the one that lingers.
+    drop(pair.server);
+    receive_all(&pair.client, 0, 0);
+    drop(pair.client);
+    bed.daemon().wait_idle(patience());
+    let lingering = bed.net.router.exec("ss -tanH state time-wait sport = 5000", "");
+    assert!(!lingering.is_empty(), "nothing lingers: the scenario shows nothing");
+    bed.signal(Signal::SIGTERM);
+    assert!(bed.daemon().wait_end(patience()).success());
+    bed.start_daemon(Deferred, &args);
+    bed.stolen(&listener).close();
 }
 
 fn rules(router: &Host, family: Family) -> usize {
