@@ -156,13 +156,20 @@ dropped() { # HOST DEVICE
     in_netns "$1" tc -s qdisc show dev "$2" | sed -n 's/.*dropped \([0-9]*\),.*/\1/p' | head -n 1
 }
 
+# The hosts of the satellite's senders. Few processes: the emulated processor has other work.
 sample_sockets() { # FILE
-    began=$(cut -d' ' -f1 /proc/uptime)
-    while sleep 0.5; do
-        now=$(cut -d' ' -f1 /proc/uptime)
-        for host in client term hub server; do
-            in_netns "$host" ss -tinHO state established | sed "s/^/$host /"
-        done | awk -v at="$now" -v began="$began" '{ printf "%.1f %s\n", at - began, $0 }'
+    case $mode in
+    cubic | bbr) senders='client server' ;;
+    terminal) senders='term server' ;;
+    both) senders='term hub' ;;
+    esac
+    while :; do
+        read -r now _ </proc/uptime
+        for host in $senders; do
+            printf 'at %s %s\n' "$now" "$host"
+            in_netns "$host" ss -tinHO state established
+        done
+        sleep 0.5
     done >"$1"
 }
 
@@ -193,7 +200,12 @@ one_run() {
     for host in $peps; do
         [ -n "$why" ] || has_stolen "$host" || why="pepsal on $host has stolen nothing"
     done
-    if [ -n "$trace" ]; then sed "s|^|trace $label |" /tmp/trace; fi
+    if [ -n "$trace" ]; then
+        awk -v label="$label" '
+            $1 == "at" { if (!began) began = $2; at = sprintf("%.1f %s", $2 - began, $3); next }
+            { print "trace", label, at, $0 }
+        ' /tmp/trace
+    fi
     if [ -z "$why" ]; then
         [ "$seed" != 1 ] || [ ! -s /tmp/series ] || sed "s|^|point $label |" /tmp/series
         printf 'row %s limit %s %s queue_drops %s lost %s\n' "$label" "$limit" "$(tr '\n' ' ' </tmp/result | sed 's/ $//')" \

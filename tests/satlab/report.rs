@@ -22,7 +22,7 @@ pub struct Report {
 const HEAD: &str = "# What pepsal gains on satellite links
 
 In an emulated machine with Debian's kernel 6.1 and a clock that counts its instructions (`tests/satlab/run.sh`): netem, tbf, hybla, bbr
-and the nft queue are the real ones, and a run depends on its seed alone. The link: half the round trip each way, a
+and the nft queue are the real ones, and how busy the emulating machine is plays no part. The link: half the round trip each way, a
 drop-tail queue of one bandwidth-delay product of that direction at each modem, random loss in both directions.
 
 - **limit**: what no protocol can beat: upload 1.5 round trips (connect, the last byte's way) and the bytes with the headers
@@ -149,7 +149,7 @@ pub fn run(report: &Report) -> Result<(), String> {
         case.orbit == "none"
     }));
     write("results.csv", &rows.to_csv())?;
-    write("results.md", text.trim_end())?;
+    write("results.md", &format!("{}\n", text.trim_end()))?;
     write("bars.svg", &plot::bars(&rows))?;
     write("sequence.svg", &plot::sequences(&rows))
 }
