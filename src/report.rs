@@ -38,9 +38,7 @@ impl Format {
                  'syns':{'seen':$seen,'stolen':$stolen,'repeated':$repeated,'returned':$returned,'passed':{"
             }
             Format::Text => {
-                "pepsal @version, pid $pid, @state for $days d $hours h $minutes min\n\
-                 satellite leg    @satellite, @congestion; link ~link_up|bit/s up, ~link_down|bit/s down, $link_rtt ms\n\
-                 handshake        @handshake; satellite %satellite_rtt ms, lan %lan_rtt ms\n\
+                "\nhandshake        @handshake; satellite %satellite_rtt ms, lan %lan_rtt ms\n\
                  slots            $used of $max used, at most $peak at a time\n\
                  memory           ~held|B of ~budget|B\n\
                  connections      $connecting connecting, $relaying relaying, $half_closed half closed\n\
@@ -152,6 +150,22 @@ pub fn status(page: &mut Page, pep: &Pep, samples: &Samples, format: Format) {
         ("satellite_rtt", satellite_rtt),
         ("lan_rtt", lan_rtt),
     ];
+    if format == Format::Text {
+        page.fill(
+            "pepsal @version, pid $pid, @state for $days d $hours h $minutes min\n\
+             satellite leg    @satellite, @congestion",
+            &figures,
+        );
+        // Of the link, what is known.
+        let known = [satellite.rates[0], satellite.rates[1], satellite.rtt].map(|it| it.is_some());
+        for (template, _) in [", ~link_up|bit/s up", ", ~link_down|bit/s down", ", $link_rtt ms"]
+            .into_iter()
+            .zip(known)
+            .filter(|it| it.1)
+        {
+            page.fill(template, &figures);
+        }
+    }
     page.fill(format.before_passed(), &figures);
     let mut first = true;
     for (why, name) in Passed::ALL {

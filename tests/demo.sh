@@ -171,7 +171,7 @@ await_device() { # DEVICE NAMESPACE
 }
 
 start_pepsal() {
-    ip netns exec "$router" "$pepsal" run -v -C "$congestion" >"$work/pepsal.log" 2>&1 &
+    ip netns exec "$router" "$pepsal" run -v -C "$congestion" --control "$work/control" >"$work/pepsal.log" 2>&1 &
     pepsal_pid=$!
     started="$started $pepsal_pid"
     turns=50
