@@ -269,7 +269,7 @@ fn usage_error(what: &str) -> ExitCode {
 /// argh speaks in several lines with capital letters.
 fn one_line(output: &str) -> String {
     let mut words = output.split_whitespace();
-    let mut line = words.next().unwrap_or("").to_lowercase();
+    let mut line = words.next().unwrap_or("").to_ascii_lowercase();
     for word in words.take_while(|&word| word != "Run") {
         line.push(' ');
         line.push_str(word);

@@ -219,7 +219,7 @@ rm "$work/ipk/data/usr/sbin/pepsal"
 check 'size of everything but the program' small_enough \
 	"$(tar -czf - -C "$work/ipk/data" . | wc -c)" 10000
 
-# What the programs' own bounds (tests/cross.sh) come to when they are compressed, with the rest of the package.
+# What routers have room for; the programs are cross/build.sh's.
 while read -r arch triple most; do
 	program="$top/target/$triple/release/pepsal"
 	if [ -e "$program" ]; then
@@ -230,10 +230,10 @@ while read -r arch triple most; do
 		skip "size of the ipk for $arch" "cross/build.sh $triple has not run"
 	fi
 done <<'END'
-mips_24kc mips-unknown-linux-musl 182000
-mipsel_24kc mipsel-unknown-linux-musl 182000
-arm_cortex-a7_neon-vfpv4 armv7-unknown-linux-musleabihf 162000
-aarch64_cortex-a53 aarch64-unknown-linux-musl 170000
+mips_24kc mips-unknown-linux-musl 180000
+mipsel_24kc mipsel-unknown-linux-musl 180000
+arm_cortex-a7_neon-vfpv4 armv7-unknown-linux-musleabihf 140000
+aarch64_cortex-a53 aarch64-unknown-linux-musl 180000
 x86_64 x86_64-unknown-linux-musl 200000
 END
 
