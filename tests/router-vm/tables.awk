@@ -11,7 +11,10 @@ $2 == "memory" {
 }
 # cost SIZE PATH WAY AMOUNT busy NANOSECONDS from LEAST to MOST; an instruction takes two (run.sh: icount).
 $2 == "cost" && $7 == "busy" {
-    cost[$1, $3, $4, $5] = $8 / 2 / ($3 == "connections" ? 1 : $6 * 1.048576)
+    unit = 2 * ($3 == "connections" ? 1 : $6 * 1.048576)
+    cost[$1, $3, $4, $5] = $8 / unit
+    cheapest[$1, $3, $4, $5] = $10 / unit
+    dearest[$1, $3, $4, $5] = $12 / unit
     counted = add(counted, $1)
     paths = add(paths, $4)
     if ($3 != "connections") sizes = add(sizes, $3)
@@ -27,36 +30,64 @@ function row(name, when, at,    i, list, n) {
 # Thousands of instructions per MB of the router alone: less what client and server need without one.
 function own(arch, size, path, way) { return cost[arch, size, path, way] - cost[arch, size, "direct", way] }
 
-function table(arch,    i, j, k, n, m, size, path, way, list, names, value, base) {
-    n = split(sizes, list, " ")
-    m = split(paths, names, " ")
-    printf "\n### %s\n\nThousand instructions per MB, client, router and server together:\n\n| path |", arch
+# How far apart the direct transfers are: what is left of a difference smaller than that says nothing.
+function spread(arch, size, way) { return dearest[arch, size, "direct", way] - cheapest[arch, size, "direct", way] }
+
+# The columns that both tables of instructions have.
+function head(n, list,    i) {
+    printf "\n| path |"
     for (i = 1; i <= n; i++) printf " %s up | %s down |", list[i], list[i]
     printf "\n|---|"
     for (i = 1; i <= n; i++) printf "---:|---:|"
     printf "\n"
+}
+
+# Both ways to look at it, of the packets that the bound is for, and which of them the bound is for.
+function bound(    i, k, n, list, way, whole, part) {
+    printf "\nThe bound, at most %s times masquerading, is on what the whole machine spends on an MB with `nic` packets: one machine\n", most
+    printf "is client, router and server, and the goal was set for the work of all of them on a transfer. A router on its own\n"
+    printf "pays its share alone; that ratio is higher, because the ends\047 work is in neither side of it. It is told beside the\n"
+    printf "other, found by taking off what the same transfer costs over one cable without a router; run.sh does not judge it.\n"
+    printf "In brackets: the dearest single transfer, in proportion to the average one without pepsal.\n"
+    printf "\n| machine | way | whole machine, bound %s | router\047s own share, no bound |\n|---|---|---:|---:|\n", most
+    n = split(counted, list, " ")
+    for (i = 1; i <= n; i++) for (k = 0; k < 2; k++) {
+        way = k ? "down" : "up"
+        whole = cost[list[i], "nic", "masquerade", way]
+        part = own(list[i], "nic", "masquerade", way)
+        printf "| %s | %s |", list[i], way
+        if (!cost[list[i], "nic", "pepsal", way] || part <= spread(list[i], "nic", way)) { printf " - | - |\n"; continue }
+        printf " %.2f (%.2f) |", cost[list[i], "nic", "pepsal", way] / whole, dearest[list[i], "nic", "pepsal", way] / whole
+        printf " %.2f |\n", own(list[i], "nic", "pepsal", way) / part
+    }
+}
+
+function table(arch,    i, j, k, n, m, size, path, way, list, names, value, base) {
+    n = split(sizes, list, " ")
+    m = split(paths, names, " ")
+    printf "\n### %s\n\nThousand instructions per MB, client, router and server together (the bound is on the ratios of pepsal, `nic`):\n", arch
+    head(n, list)
     for (j = 1; j <= m; j++) if ((arch, list[1], names[j], "up") in cost) {
         printf "| %s |", label[names[j]]
         for (i = 1; i <= n; i++) for (k = 0; k < 2; k++) {
             way = k ? "down" : "up"
             value = cost[arch, list[i], names[j], way]
             base = cost[arch, list[i], "masquerade", way]
-            printf " %.0f (%.2f) |", value / 1000, base ? value / base : 0
+            if (value) printf " %.0f (%.2f) |", value / 1000, base ? value / base : 0; else printf " - |"
         }
         printf "\n"
     }
-    printf "\nThe router's part, that is less the direct cable's, and in proportion to masquerading:\n\n| path |"
-    for (i = 1; i <= n; i++) printf " %s up | %s down |", list[i], list[i]
-    printf "\n|---|"
-    for (i = 1; i <= n; i++) printf "---:|---:|"
-    printf "\n"
+    printf "\nThe router\047s own share, that is less the direct cable\047s (no bound on these ratios; `-`: the transfers over\n"
+    printf "the cable differ among each other by more than all that masquerading takes):\n"
+    head(n, list)
     for (j = 1; j <= m; j++) if (names[j] != "direct" && (arch, list[1], names[j], "up") in cost) {
         printf "| %s |", label[names[j]]
         for (i = 1; i <= n; i++) for (k = 0; k < 2; k++) {
             way = k ? "down" : "up"
-            value = own(arch, list[i], names[j], way)
             base = own(arch, list[i], "masquerade", way)
-            printf " %.0f (%.2f) |", value / 1000, (base > 0) ? value / base : 0
+            if (!cost[arch, list[i], names[j], way] || base <= spread(arch, list[i], way)) { printf " - |"; continue }
+            value = own(arch, list[i], names[j], way)
+            printf " %.0f (%.2f) |", value / 1000, value / base
         }
         printf "\n"
     }
@@ -104,6 +135,7 @@ END {
         printf "nothing. In brackets: the ratio to forwarding with conntrack and masquerading. Packets: `large`, segments of up to\n"
         printf "64 KiB as the kernel makes them; `nic`, as Ethernet devices do: frames of 1500 bytes, merged on their way into the\n"
         printf "router (GRO) and cut up on their way out; `frames`, 1500 bytes everywhere.\n"
+        bound()
         n = split(counted, list, " ")
         for (i = 1; i <= n; i++) table(list[i])
     }
