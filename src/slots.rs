@@ -14,7 +14,7 @@ use std::os::fd::OwnedFd;
 use std::process::abort;
 use std::sync::atomic::{AtomicU32, Ordering};
 use std::sync::{Mutex, MutexGuard};
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use heapless::Vec;
 use nix::sys::epoll::EpollFlags;
@@ -95,6 +95,8 @@ pub struct Slots {
     pending: Bitmap,
     /// For pending slots: a hash of client address and server, so that a search locks only likely slots.
     tags: Box<[AtomicU32]>,
+    /// For slots whose connection the listener has accepted: a hash of both ends, for the same purpose.
+    accepted: Box<[AtomicU32]>,
     used: AtomicU32,
     peak: AtomicU32,
 }
@@ -119,6 +121,7 @@ impl Slots {
             busy: Bitmap::new(capacity, false),
             pending: Bitmap::new(capacity, false),
             tags: (0..capacity).map(|_| AtomicU32::new(0)).collect(),
+            accepted: (0..capacity).map(|_| AtomicU32::new(0)).collect(),
             used: AtomicU32::new(0),
             peak: AtomicU32::new(0),
         }
@@ -165,6 +168,18 @@ impl Slots {
         self.pending_like(endpoints).find(|(_, slot)| slot.is(endpoints))
     }
 
+    /// Whether the SYN of exactly these endpoints was stolen less than `within` ago and the listener has accepted its
+    /// connection already.
+    pub fn accepted_lately(&self, endpoints: &Endpoints, within: Duration) -> bool {
+        let wanted = hash(endpoints);
+        self.busy.iter().filter(|&index| self.accepted[index].load(Ordering::Relaxed) == wanted).any(
+            |index| {
+                let slot = self.lock_index(index);
+                slot.is(endpoints) && slot.begun.elapsed() < within
+            },
+        )
+    }
+
     /// The injected slot that an accepted connection belongs to, no longer pending.
     ///
     /// Where one client port speaks to two servers at once, netfilter gives the second connection another
@@ -178,7 +193,7 @@ impl Slots {
                     continue;
                 };
                 if slot.is(accepted) {
-                    self.pending.remove(usize::from(id.index));
+                    self.note_accepted(id, &slot);
                     return Some((id, slot));
                 }
                 let same_pair = slot
@@ -193,10 +208,18 @@ impl Slots {
             if let Some(slot) = self.lock(id)
                 && matches!(slot.stage, Stage::Injected(_))
             {
-                self.pending.remove(usize::from(id.index));
+                self.note_accepted(id, &slot);
                 return Some((id, slot));
             }
         }
+    }
+
+    fn note_accepted(&self, id: SlotId, slot: &Slot) {
+        let index = usize::from(id.index);
+        if let Some(endpoints) = &slot.endpoints {
+            self.accepted[index].store(hash(endpoints), Ordering::Relaxed);
+        }
+        self.pending.remove(index);
     }
 
     fn pending_like(&self, endpoints: &Endpoints) -> impl Iterator<Item = (SlotId, MutexGuard<'_, Slot>)> {
@@ -253,6 +276,13 @@ fn id(index: usize, slot: &Slot) -> SlotId {
 fn tag(endpoints: &Endpoints) -> u32 {
     let mut hasher = DefaultHasher::new();
     endpoints.client.ip().hash(&mut hasher);
+    endpoints.server.hash(&mut hasher);
+    hasher.finish() as u32
+}
+
+fn hash(endpoints: &Endpoints) -> u32 {
+    let mut hasher = DefaultHasher::new();
+    endpoints.client.hash(&mut hasher);
     endpoints.server.hash(&mut hasher);
     hasher.finish() as u32
 }

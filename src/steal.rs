@@ -23,6 +23,10 @@ use crate::{handshake, legs, log};
 /// netfilter would have led the repetition there.
 const REPEATED_IN_VAIN: Duration = Duration::from_millis(900);
 
+/// How long SYNs of one connection may have waited in the queue together, while no worker came to take them. Later, a
+/// SYN of an accepted connection's ends says that the client has forgotten it, and is stolen as any other.
+const WAITED_TOGETHER: Duration = Duration::from_secs(10);
+
 /// Takes what waits in the queue, at most `limit` packets, on behalf of worker `taker`; true if that was all.
 pub fn queued(pep: &Pep, taker: usize, limit: usize) -> bool {
     for _ in 0..limit {
@@ -35,7 +39,7 @@ pub fn queued(pep: &Pep, taker: usize, limit: usize) -> bool {
         }
         match syn::parse(&packet.bytes) {
             _ if pep.ending.load(Ordering::Relaxed) => pep.pass(packet.id, Passed::Ending),
-            Ok(syn) => steal(pep, taker, &syn, packet),
+            Ok(syn) => steal(pep, taker, &syn, packet, limit > 1),
             Err(reason) => {
                 pep.pass(packet.id, untouched(reason));
                 log::connection(format_args!("passed a packet: {reason:?}"));
@@ -45,13 +49,15 @@ pub fn queued(pep: &Pep, taker: usize, limit: usize) -> bool {
     false
 }
 
-fn steal(pep: &Pep, taker: usize, syn: &Syn, mut packet: Queued) {
+/// `crowded`: the packet came right behind others, so it may have waited for longer than it took to inject the one
+/// that it repeats.
+fn steal(pep: &Pep, taker: usize, syn: &Syn, mut packet: Queued, crowded: bool) {
     let endpoints = Endpoints { client: syn.client, server: syn.server };
     // Were one SYN to come twice at the same moment, two workers could each give it a slot. The second
     // injection would be a repetition to the kernel, and its slot would end for want of a client.
     if let Some((id, slot)) = pep.slots.find_pending(&endpoints) {
         match &slot.stage {
-            Stage::Injected(it) if it.at.elapsed() > REPEATED_IN_VAIN => {
+            Stage::Injected(it) if !crowded && it.at.elapsed() > REPEATED_IN_VAIN => {
                 pep.release(id, slot);
                 pep.pass(packet.id, Passed::Undelivered);
                 warn_undelivered(pep);
@@ -62,6 +68,10 @@ fn steal(pep: &Pep, taker: usize, syn: &Syn, mut packet: Queued) {
             }
         }
         return;
+    }
+    if pep.slots.accepted_lately(&endpoints, WAITED_TOGETHER) {
+        pep.counts.repeated.add(1);
+        return pep.queue.drop(packet.id);
     }
     if pep.gain.is_none() {
         return pep.pass(packet.id, Passed::FastLink);

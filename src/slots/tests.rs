@@ -107,3 +107,18 @@ fn a_held_syn_is_not_taken() {
 fn a_slot_costs_less_than_a_kilobyte() {
     assert!(size_of::<Mutex<Slot>>() <= 448, "{} bytes", size_of::<Mutex<Slot>>());
 }
+
+#[test]
+fn an_accepted_connection_is_known_by_both_its_ends_for_some_time() {
+    let slots = Slots::new(8);
+    let [pair, other] = ["10.0.0.1:5", "10.0.0.1:6"].map(|client| endpoints(client, "10.0.0.2:80"));
+    let minute = Duration::from_secs(60);
+    let id = inject(&slots, pair, Instant::now());
+    assert!(!slots.accepted_lately(&pair, minute), "it is pending still");
+    drop(slots.take_injected(&pair).unwrap());
+    assert!(slots.accepted_lately(&pair, minute));
+    assert!(!slots.accepted_lately(&other, minute));
+    assert!(!slots.accepted_lately(&pair, Duration::ZERO));
+    slots.release(id, slots.lock(id).unwrap());
+    assert!(!slots.accepted_lately(&pair, minute));
+}

@@ -11,6 +11,7 @@ use std::time::Duration;
 
 use nix::errno::Errno;
 use nix::fcntl::{FcntlArg, OFlag, fcntl};
+use nix::sys::signal::Signal;
 use nix::sys::socket::{AddressFamily, SockFlag, SockProtocol, SockType, SockaddrStorage, connect, socket};
 
 use crate::bed::{Bed, Family, Handshake, Handshake::*};
@@ -19,7 +20,13 @@ use crate::host::{SetOnDrop, eventually, patience};
 use crate::segment::send_syn;
 use crate::stream::{End, end, receive_all, send};
 
-four_ways!(client_never_completes, server_ends_at_once, server_resets_at_once, client_with_ecn,);
+four_ways!(
+    client_never_completes,
+    server_ends_at_once,
+    server_resets_at_once,
+    client_with_ecn,
+    repeated_while_queued
+);
 both_families!(client_gives_up);
 
 const SLOTS: usize = 4;
@@ -138,4 +145,30 @@ fn client_with_ecn(family: Family, handshake: Handshake) {
     pair.client.shutdown(Shutdown::Write).expect("shut down");
     pair.close();
     bed.check_all_slots(family, SLOTS);
+}
+
+/// Clients repeat SYNs that the daemon is slow to take, so each waits in the queue twice. By the second of a client its
+/// connection is relayed already; that must not steal it once more.
+fn repeated_while_queued(family: Family, handshake: Handshake) {
+    const CLIENTS: u64 = 100;
+    let mut bed = Bed::started(handshake, &["-T", "1"]);
+    let listener = bed.listen(family);
+    let to_listener = format!("tcp dport {} tcp flags & (syn | ack) == syn", listener.address.port());
+    let syns = bed.net.client.count("syns", "output priority 0", &to_listener);
+
+    bed.signal(Signal::SIGSTOP);
+    thread::scope(|scope| {
+        let clients: Vec<_> = (0..CLIENTS).map(|_| scope.spawn(|| bed.connect(listener.address))).collect();
+        eventually("all SYNs are repeated", patience(), || syns.packets() >= 2 * CLIENTS);
+        bed.signal(Signal::SIGCONT);
+        let servers: Vec<_> = (0..CLIENTS).map(|_| listener.accept()).collect();
+        for (_, peer) in &servers {
+            assert_eq!(peer.ip(), family.router_wan(), "a SYN went past pepsal");
+        }
+        for client in clients {
+            client.join().expect("no panic").expect("connect");
+        }
+        assert!(listener.accept_within(Duration::from_millis(500)).is_none(), "a SYN was stolen twice");
+    });
+    bed.check_nothing_left(family);
 }
