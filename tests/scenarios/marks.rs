@@ -16,7 +16,12 @@ four_ways!(mark, dscp, path_mtu, masquerade);
 both_families!(segment_size);
 
 fn mark(family: Family, handshake: Handshake) {
-    let mut bed = Bed::started(handshake, &[]);
+    marked_leg(family, handshake, &[], |_, _| {});
+}
+
+/// The server leg has its SYN's mark and no other. `look` sees the bed, and the server's port, with the leg up.
+pub fn marked_leg(family: Family, handshake: Handshake, options: &[&str], look: impl FnOnce(&Bed, u16)) {
+    let mut bed = Bed::started(handshake, options);
     let listener = bed.listen(family);
     let port = listener.address.port();
     let marking = format!("iifname lan tcp dport {port} meta mark set 0x2a");
@@ -25,9 +30,12 @@ fn mark(family: Family, handshake: Handshake) {
     let marked = bed.net.router.count("marked", "output priority 0", &format!("{leg} 0x2a"));
     let others = bed.net.router.count("others", "output priority 0", &format!("{leg} != 0x2a"));
 
-    bed.stolen(&listener).exchange(1, 100_000);
+    let pair = bed.stolen(&listener);
+    look(&bed, port);
+    pair.exchange(1, 100_000);
     assert!(marked.packets() > 3, "{} packets of the server leg were marked", marked.packets());
     assert_eq!(others.packets(), 0, "packets of the server leg had another mark");
+    drop(pair);
     bed.check_nothing_left(family);
 }
 

@@ -9,6 +9,7 @@ use nix::sys::signal::Signal;
 use crate::bed::{Bed, Family, Handshake, Handshake::*, Net};
 use crate::connection::Pair;
 use crate::host::{Host, eventually, patience, seconds, slowness};
+use crate::marks::marked_leg;
 use crate::socket_info::Socket;
 use crate::stream::{receive, receive_all, send};
 
@@ -57,21 +58,9 @@ fn first_window_at_the_gateway(family: Family, handshake: Handshake) {
 
 /// Who routes by marks may compare all bits of them: a marked SYN's leg has its mark and nothing else.
 fn own_mark_stays(family: Family, handshake: Handshake) {
-    let mut bed = Bed::started(handshake, &LINK);
-    let listener = bed.listen(family);
-    let port = listener.address.port();
-    let marking = format!("iifname lan tcp dport {port} meta mark set 0x2a");
-    bed.net.router.add_rules("marking", "prerouting priority mangle", &marking);
-    let leg = format!("oifname wan tcp dport {port} meta mark");
-    let marked = bed.net.router.count("marked", "output priority 0", &format!("{leg} 0x2a"));
-    let others = bed.net.router.count("others", "output priority 0", &format!("{leg} != 0x2a"));
-    let pair = bed.stolen(&listener);
-    assert_eq!(Socket::of(&bed.net.router, "dport", port).info("cwnd"), 10);
-    pair.exchange(1, 100_000);
-    assert!(marked.packets() > 3, "{} packets of the server leg were marked", marked.packets());
-    assert_eq!(others.packets(), 0, "packets of the server leg had another mark");
-    drop(pair);
-    bed.check_nothing_left(family);
+    marked_leg(family, handshake, &LINK, |bed, port| {
+        assert_eq!(Socket::of(&bed.net.router, "dport", port).info("cwnd"), 10);
+    });
 }
 
 /// A route that appears in main, changes, or leads nowhere is in the tables as well.
