@@ -36,10 +36,15 @@ pub fn inject(
     steering::direct(syn, slot.worker);
     let now = Instant::now();
     slot.deadline = Some(now + ACCEPT_TIMEOUT);
-    slot.stage = Stage::Injected(Injected { at: now, server });
+    slot.stage = Stage::Injected(Injected { at: now, written: false, server });
     drop(slot);
     match pep.tun.inject(syn) {
         Ok(()) => {
+            if let Some(mut slot) = pep.slots.lock(id)
+                && let Stage::Injected(injected) = &mut slot.stage
+            {
+                injected.written = true;
+            }
             pep.counts.stolen.add(1);
             pep.queue.drop(packet_id);
         }
@@ -173,7 +178,7 @@ fn redial(pep: &Pep, taker: usize, endpoints: &Endpoints) -> Option<()> {
     if let Stage::Dialling(seen) = slot.stage {
         note_server(pep, &mut server, slot.begun, seen);
     }
-    slot.stage = Stage::Injected(Injected { at: Instant::now(), server });
+    slot.stage = Stage::Injected(Injected { at: Instant::now(), written: true, server });
     pep.counts.returned.add(1);
     Some(())
 }

@@ -81,6 +81,11 @@ impl MainLoop {
         if idle {
             self.samples.pass_over(Instant::now());
         }
+        // First, so that whoever asks at the same moment is told of it.
+        let now = Instant::now();
+        if now >= self.samples.due() {
+            self.second(pep, now);
+        }
         let mut ending = false;
         for event in &events[..ready] {
             match event.data() {
@@ -91,12 +96,8 @@ impl MainLoop {
                 asker => self.answer(pep, (asker - ASKER) as usize),
             }
         }
-        let now = Instant::now();
         if let Some(control) = &mut self.control {
             control.give_up(now);
-        }
-        if now >= self.samples.due() {
-            self.second(pep, now);
         }
         ending
     }

@@ -37,11 +37,16 @@ impl Samples {
         self.at + INTERVAL
     }
 
-    /// `bytes`: moved since the start. All of them since the last sample are taken for this second's.
+    /// `bytes`: moved since the start. A thread that was late has taken no samples meanwhile: all seconds since the last
+    /// one share what has moved.
     pub fn take(&mut self, now: Instant, bytes: [u64; 2], connections: u32) {
         let millis = now.saturating_duration_since(self.at).as_millis().max(1) as u64;
         let rate = |way: usize| (bytes[way] - self.bytes[way]) * 8 * 1000 / millis;
-        self.push(Sample { rates: [rate(0), rate(1)], connections });
+        let sample = Sample { rates: [rate(0), rate(1)], connections };
+        let seconds = (millis + 500) / 1000;
+        for _ in 0..seconds.clamp(1, COUNT as u64) {
+            self.push(sample);
+        }
         self.at = now;
         self.bytes = bytes;
     }
@@ -93,6 +98,16 @@ mod tests {
         let connections: Vec<u32> = samples.iter().map(|sample| sample.connections).collect();
         assert_eq!(connections, (181..=300).collect::<Vec<_>>());
         assert!(samples.iter().all(|sample| sample.rates == [8000, 0]));
+    }
+
+    #[test]
+    fn a_late_sample_stands_for_all_its_seconds() {
+        let start = Instant::now();
+        let mut samples = Samples::new(start);
+        samples.take(start + Duration::from_millis(2900), [2900, 0], 1);
+        assert_eq!(samples.iter().map(|sample| sample.rates[0]).collect::<Vec<_>>(), [8000; 3]);
+        samples.take(start + Duration::from_secs(1_000_000), [2900, 0], 1);
+        assert_eq!(samples.iter().count(), 120);
     }
 
     #[test]

@@ -56,6 +56,8 @@ pub struct Held {
 /// A SYN that was written to the TUN device and that the listener has not accepted yet.
 pub struct Injected {
     pub at: Instant,
+    /// False: the worker that injects it has been kept from that so far.
+    pub written: bool,
     pub server: Leg,
 }
 

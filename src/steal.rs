@@ -57,7 +57,7 @@ fn steal(pep: &Pep, taker: usize, syn: &Syn, mut packet: Queued, crowded: bool) 
     // injection would be a repetition to the kernel, and its slot would end for want of a client.
     if let Some((id, slot)) = pep.slots.find_pending(&endpoints) {
         match &slot.stage {
-            Stage::Injected(it) if !crowded && it.at.elapsed() > REPEATED_IN_VAIN => {
+            Stage::Injected(it) if it.written && !crowded && it.at.elapsed() > REPEATED_IN_VAIN => {
                 pep.release(id, slot);
                 pep.pass(packet.id, Passed::Undelivered);
                 warn_undelivered(pep);

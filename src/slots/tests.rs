@@ -13,7 +13,7 @@ fn socket() -> OwnedFd {
 
 fn inject(slots: &Slots, endpoints: Endpoints, at: Instant) -> SlotId {
     let (id, mut slot) = slots.claim(endpoints).unwrap();
-    slot.stage = Stage::Injected(Injected { at, server: Leg::new(socket()) });
+    slot.stage = Stage::Injected(Injected { at, written: true, server: Leg::new(socket()) });
     id
 }
 

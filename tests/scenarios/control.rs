@@ -219,12 +219,13 @@ fn figures_are_exact(handshake: Handshake) {
     for leg in ["satellite_ms", "lan_ms"] {
         assert!(told["handshake_rtt"][leg].float() < 500.0 * f64::from(slowness()), "{leg}");
     }
-    // The graphs show the same bytes, a second later.
-    thread::sleep(Duration::from_millis(1200));
-    let samples = &bed.told("status")["samples"];
-    let bits: u64 = samples["up_bps"].items().iter().map(Json::number).sum();
-    let share = bits as f64 / 8.0 / up as f64;
-    assert!((0.5..1.5).contains(&share), "{bits} bits in the samples of {up} bytes");
+    // The graphs show the same bytes, a second later. They count whole seconds, so a daemon that was kept waiting is up to
+    // a third off.
+    eventually("the samples hold the bytes", patience(), || {
+        let samples = &bed.told("status")["samples"];
+        let bits: u64 = samples["up_bps"].items().iter().map(Json::number).sum();
+        (0.6..1.4).contains(&(bits as f64 / 8.0 / up as f64))
+    });
 }
 
 /// Each reason is counted, and their sum with the stolen ones is what was seen.
