@@ -12,6 +12,7 @@ use std::os::fd::{AsFd, BorrowedFd};
 use std::os::unix::fs::{DirBuilderExt, FileTypeExt};
 use std::os::unix::net::{UnixListener, UnixStream};
 use std::path::{Path, PathBuf};
+use std::thread;
 use std::time::{Duration, Instant};
 
 use nix::errno::Errno;
@@ -23,6 +24,7 @@ use crate::page::Page;
 use crate::pep::Pep;
 use crate::report::{self, connections};
 use crate::samples::Samples;
+use crate::worker::ACCEPT_PAUSE;
 
 /// Where the control socket is unless --control names another place; the client's default too.
 pub const PATH: &str = "/var/run/pepsal/control";
@@ -132,7 +134,11 @@ impl Control {
 
     /// The next that wants to ask, in its place.
     pub fn accept(&mut self) -> Option<(usize, BorrowedFd<'_>)> {
-        let (stream, _) = self.listener.accept().ok()?;
+        let accepted = self.listener.accept();
+        if accepted.as_ref().is_err_and(|error| error.kind() != ErrorKind::WouldBlock) {
+            thread::sleep(ACCEPT_PAUSE);
+        }
+        let (stream, _) = accepted.ok()?;
         stream.set_nonblocking(true).ok()?;
         let silence = |place: &usize| self.askers[*place].as_ref().map(|asker| asker.at);
         // An empty place comes before every other.

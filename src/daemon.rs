@@ -59,6 +59,7 @@ pub fn run(options: &Run) -> Result<(), Error> {
     if let Some(control) = control_socket(options.control.as_deref())? {
         main_loop.answer_at(control).map_err(failed)?;
     }
+    main_loop.depend_on(pep.tun.device()).map_err(failed)?;
     let pacer = prepare_pacer(&mut pep)?;
     privileges::drop_to(options.user.as_deref())?;
     let pep = Arc::new(pep);
@@ -83,13 +84,22 @@ pub fn run(options: &Run) -> Result<(), Error> {
     #[cfg(feature = "count-allocations")]
     log::notice(format_args!("{} allocations since ready", crate::sys::allocations::count() - before));
     steal::stop(&pep, binding);
-    drain(&pep, &mut main_loop, Duration::from_secs(options.drain));
+    // Without the device no client leg has an address: nothing could be drained.
+    let device_gone = main_loop.device_gone;
+    if !device_gone {
+        drain(&pep, &mut main_loop, Duration::from_secs(options.drain));
+    }
     if let (Some(pacer), Some(share)) = (pacer, &pep.share) {
         share.end();
         // It takes its routes away; a panic in it has ended the process.
         let _ = pacer.join();
     }
-    Ok(())
+    match device_gone {
+        true => {
+            Err(Error::system("use", &*options.device, Errno::ENODEV, "it was removed: start pepsal again"))
+        }
+        false => Ok(()),
+    }
 }
 
 fn prepare(options: &Run, bell: Bell) -> Result<(Pep, Binding), Error> {

@@ -8,6 +8,7 @@ use std::mem;
 use std::net::SocketAddr;
 use std::os::fd::{AsFd, OwnedFd};
 use std::sync::MutexGuard;
+use std::sync::atomic::Ordering;
 use std::time::{Duration, Instant};
 
 use nix::errno::Errno;
@@ -48,11 +49,14 @@ pub fn inject(
             pep.counts.stolen.add(1);
             pep.queue.drop(packet_id);
         }
-        Err(_) => {
+        Err(error) => {
             if let Some(slot) = pep.slots.lock(id) {
                 pep.release(id, slot);
             }
             pep.pass(packet_id, Passed::Undelivered);
+            if !pep.undelivered.swap(true, Ordering::Relaxed) {
+                log::warn(format_args!("cannot write to pepsal's device: {error}: connections pass direct"));
+            }
         }
     }
 }
@@ -142,14 +146,13 @@ pub fn admit(pep: &Pep, taker: usize, listener: &OwnedFd) -> Result<(), Errno> {
     }
     let connected = injected.server.is_connected();
     slot.deadline = Some(injected.at + if connected { legs::KEEPALIVE_FROM } else { pep.connect_timeout });
-    if let Some(share) = pep.share.as_ref().filter(|share| share.side == Side::Client) {
-        share.begin(&socket, endpoints.server.is_ipv6())?;
-    }
+    let share = pep.share.as_ref().filter(|share| share.side == Side::Client);
+    let shared = share.map_or(Ok(()), |share| share.begin(&socket, endpoints.server.is_ipv6()));
     pep.legs.satellite.open_window(&socket, Side::Client);
     let client = Leg::new(socket);
-    let watched = pep.workers[slot.worker].watch(&client.socket, id, Side::Client);
+    let joined = shared.and_then(|()| pep.workers[slot.worker].watch(&client.socket, id, Side::Client));
     slot.stage = Stage::Relaying(Connection::new(client, injected.server));
-    if watched.is_err() {
+    if joined.is_err() {
         pep.release(id, slot);
     }
     Ok(())

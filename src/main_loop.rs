@@ -4,6 +4,7 @@
 //! A daemon without connections sleeps until something happens: the bell wakes it with the first connection.
 #![forbid(unsafe_code)]
 
+use std::os::fd::BorrowedFd;
 use std::time::{Duration, Instant};
 
 use nix::errno::Errno;
@@ -20,6 +21,7 @@ use crate::samples::Samples;
 const SIGNALS: u64 = 0;
 const BELL: u64 = 1;
 const CONTROL: u64 = 2;
+const DEVICE: u64 = 3;
 /// And so on, one for each that may be connected.
 const ASKER: u64 = 16;
 
@@ -31,6 +33,8 @@ pub struct MainLoop {
     signals: SignalFd,
     samples: Samples,
     control: Option<Control>,
+    /// Somebody has removed the TUN device.
+    pub device_gone: bool,
 }
 
 impl MainLoop {
@@ -41,7 +45,21 @@ impl MainLoop {
         let signals = SignalFd::with_flags(&mask, SfdFlags::SFD_CLOEXEC | SfdFlags::SFD_NONBLOCK)?;
         let epoll = Epoll::new(EpollCreateFlags::EPOLL_CLOEXEC)?;
         epoll.add(&signals, EpollEvent::new(EpollFlags::EPOLLIN, SIGNALS))?;
-        Ok(MainLoop { epoll, signals, samples: Samples::new(Instant::now()), control: None })
+        Ok(MainLoop {
+            epoll,
+            signals,
+            samples: Samples::new(Instant::now()),
+            control: None,
+            device_gone: false,
+        })
+    }
+
+    /// Ends when the device does: its address, at which the client legs are, has gone with it.
+    pub fn depend_on(&self, device: BorrowedFd) -> Result<(), Errno> {
+        // Without EPOLLIN the kernel would not wake anybody when it removes the device; edge-triggered, because what
+        // the kernel sends through the device by itself stays unread.
+        let event = EpollEvent::new(EpollFlags::EPOLLIN | EpollFlags::EPOLLET, DEVICE);
+        self.epoll.add(device, event)
     }
 
     /// Answers at `control` from now on.
@@ -57,7 +75,7 @@ impl MainLoop {
         Bell::new(&self.epoll, BELL)
     }
 
-    /// Works until SIGTERM or SIGINT comes (true), until `deadline` or until `done` (false); SIGHUP is reserved.
+    /// Works until SIGTERM or SIGINT comes or the device is gone (true), until `deadline` or until `done` (false); SIGHUP is reserved.
     pub fn run(&mut self, pep: &Pep, deadline: Option<Instant>, done: impl Fn() -> bool) -> bool {
         while !done() && deadline.is_none_or(|deadline| Instant::now() < deadline) {
             if self.turn(pep, deadline) {
@@ -93,13 +111,14 @@ impl MainLoop {
                 // What it rings for is looked at each time.
                 BELL => {}
                 CONTROL => self.admit(),
+                DEVICE => self.device_gone |= event.events().contains(EpollFlags::EPOLLERR),
                 asker => self.answer(pep, (asker - ASKER) as usize),
             }
         }
         if let Some(control) = &mut self.control {
             control.give_up(now);
         }
-        ending
+        ending || self.device_gone
     }
 
     /// What is due once a second while connections live.

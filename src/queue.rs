@@ -35,6 +35,7 @@ const RECEIVE_BUFFER: usize = 1 << 20;
 const DROP_BATCH: usize = 16;
 
 const VERDICT_LEN: usize = 32;
+const VERDICT_ATTEMPTS: u32 = 4;
 
 pub struct SynQueue {
     socket: OwnedFd,
@@ -167,9 +168,13 @@ impl SynQueue {
     }
 
     fn send(&self, message: &[u8]) {
-        // It fails when the kernel is out of memory; then the packet waits until the queue is unbound, and
-        // its sender will repeat it.
-        let _ = send(self.socket.as_raw_fd(), message, MsgFlags::empty());
+        // It fails when the kernel is out of memory, which may have been for a moment. A packet without a verdict
+        // waits until the queue is unbound; its sender will repeat it.
+        for _ in 0..VERDICT_ATTEMPTS {
+            if send(self.socket.as_raw_fd(), message, MsgFlags::empty()).is_ok() {
+                return;
+            }
+        }
     }
 }
 

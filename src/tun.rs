@@ -8,7 +8,7 @@
 use std::fs::{self, File};
 use std::io::{self, Write};
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
-use std::os::fd::AsFd;
+use std::os::fd::{AsFd, BorrowedFd};
 use std::thread::sleep;
 use std::time::{Duration, Instant};
 
@@ -72,6 +72,8 @@ impl Tun {
         let _ = write_setting("ipv6", name, "disable_ipv6", "0");
         let _ = write_setting("ipv6", name, "accept_ra", "0");
         let _ = write_setting("ipv6", name, "addr_gen_mode", "1");
+        // As IPv4's, the address outlives the device's being down for a while.
+        let _ = write_setting("ipv6", name, "keep_addr_on_down", "1");
         sys::bring_up(inet.as_fd(), name).map_err(failed)?;
         let ipv6 = any(AddressFamily::Inet6)
             .and_then(|inet6| sys::set_ipv6_address(inet6.as_fd(), if_nametoindex(name)?, IPV6))
@@ -82,6 +84,11 @@ impl Tun {
     /// The addresses that redirected connections arrive at.
     pub fn addresses(&self) -> impl Iterator<Item = IpAddr> {
         [IPV4.into()].into_iter().chain(self.ipv6.then_some(IPV6.into()))
+    }
+
+    /// Reports an error (epoll(7) EPOLLERR) once the device is removed.
+    pub fn device(&self) -> BorrowedFd<'_> {
+        self.device.as_fd()
     }
 
     /// Lets `packet` come in from the device, as if its sender were behind it.

@@ -35,7 +35,7 @@ const HALF_CLOSED_TIMEOUT: Duration = Duration::from_secs(120);
 
 /// Rest after accept(2) has failed for want of descriptors or memory: the connection waits in the backlog and
 /// epoll would report it at once again.
-const ACCEPT_PAUSE: Duration = Duration::from_millis(10);
+pub const ACCEPT_PAUSE: Duration = Duration::from_millis(10);
 
 /// How long a client may think before it speaks (`relay::fast_open`): long enough for one that speaks first, and a
 /// small part of a satellite's round trip for one that waits for its server to.

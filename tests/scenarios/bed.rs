@@ -77,6 +77,11 @@ impl Bed {
         self.daemon.as_ref().expect("the daemon was started").log()
     }
 
+    /// KiB that the daemon has in memory.
+    pub fn daemon_memory(&self) -> u64 {
+        self.daemon.as_ref().expect("the daemon was started").memory()
+    }
+
     /// The daemon's control socket.
     pub fn control(&self) -> PathBuf {
         self.daemon.as_ref().expect("the daemon was started").control.clone()

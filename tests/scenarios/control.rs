@@ -50,7 +50,7 @@ fn schema(name: &str) -> Json {
 
 impl Bed {
     /// What `pepsal COMMAND --json` prints; checked against its schema.
-    fn told(&self, command: &str) -> Json {
+    pub fn told(&self, command: &str) -> Json {
         let text = self.ask(&[command, "--json"]);
         let told = Json::read(&text).unwrap_or_else(|fault| panic!("{fault} in {text}"));
         assert_eq!(faults(&schema(command), &told), [""; 0], "{text}");
@@ -65,7 +65,7 @@ impl Bed {
         String::from_utf8(done.stdout).expect("text")
     }
 
-    fn passed(&self, why: &str) -> u64 {
+    pub fn passed(&self, why: &str) -> u64 {
         self.told("status")["syns"]["passed"][why].number()
     }
 }

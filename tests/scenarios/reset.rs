@@ -6,9 +6,10 @@ use std::time::Duration;
 
 use crate::bed::{Bed, Family, Handshake};
 use crate::connection::{Pair, reset};
+use crate::segment::{Forger, next_sequence};
 use crate::stream::{End, KIB, MIB, end, receive, receive_some, send};
 
-four_ways!(idle, amid_a_transfer, after_a_half_close, with_unread_bytes);
+four_ways!(idle, amid_a_transfer, after_a_half_close, with_unread_bytes, forged);
 
 /// Runs `scenario` with the end that dies, then the end that has to learn of it, both ways round.
 fn both_ways(
@@ -70,4 +71,30 @@ fn with_unread_bytes(family: Family, handshake: Handshake) {
         drop(dying);
         assert_eq!(end(&other), End::Reset);
     });
+}
+
+/// Somebody on the LAN resets a client's connection in its name. What does not hit the sequence number exactly changes
+/// nothing (RFC 5961, 3.2); what does is a reset like any other, and ends this connection only.
+fn forged(family: Family, handshake: Handshake) {
+    let mut bed = Bed::started(handshake, &[]);
+    let listener = bed.listen(family);
+    let (pair, other) = (bed.stolen(&listener), bed.stolen(&listener));
+    let client = pair.client.local_addr().expect("the client's address");
+    let forger = Forger::at(&bed.net.client, client.is_ipv4());
+    for miss in [1 << 30, 1_u32.wrapping_neg() << 20, 1000, 1, 1_u32.wrapping_neg()] {
+        let next = next_sequence(&bed.net.client, client, listener.address, || pair.exchange(1, 10_000));
+        for _ in 0..10 {
+            forger.send_reset(client, listener.address, next.wrapping_add(miss));
+        }
+    }
+    pair.exchange(2, 100_000);
+    let next = next_sequence(&bed.net.client, client, listener.address, || pair.exchange(3, 1000));
+    forger.send_reset(client, listener.address, next);
+    assert_eq!(end(&pair.server), End::Reset);
+    // The client itself knows nothing of it until it sends.
+    let _ = send(&pair.client, 4, 1000);
+    assert_eq!(end(&pair.client), End::Reset);
+    other.exchange(5, 100_000);
+    other.close();
+    bed.check_nothing_left(family);
 }
