@@ -146,13 +146,15 @@ pub fn admit(pep: &Pep, taker: usize, listener: &OwnedFd) -> Result<(), Errno> {
     }
     let connected = injected.server.is_connected();
     slot.deadline = Some(injected.at + if connected { legs::KEEPALIVE_FROM } else { pep.connect_timeout });
-    let share = pep.share.as_ref().filter(|share| share.side == Side::Client);
-    let shared = share.map_or(Ok(()), |share| share.begin(&socket, endpoints.server.is_ipv6()));
+    if let Some(share) = pep.share.as_ref().filter(|share| share.side == Side::Client) {
+        // Without its ceiling it has one from the pacer's next look on.
+        let _ = share.begin(&socket, endpoints.server.is_ipv6());
+    }
     pep.legs.satellite.open_window(&socket, Side::Client);
     let client = Leg::new(socket);
-    let joined = shared.and_then(|()| pep.workers[slot.worker].watch(&client.socket, id, Side::Client));
+    let watched = pep.workers[slot.worker].watch(&client.socket, id, Side::Client);
     slot.stage = Stage::Relaying(Connection::new(client, injected.server));
-    if joined.is_err() {
+    if watched.is_err() {
         pep.release(id, slot);
     }
     Ok(())

@@ -5,6 +5,7 @@ use std::fmt::{self, Display};
 use std::io;
 use std::net::{SocketAddr, TcpStream};
 use std::path::{Path, PathBuf};
+use std::process::Command;
 use std::sync::OnceLock;
 
 use nix::sys::signal::Signal;
@@ -58,11 +59,21 @@ impl Bed {
     }
 
     pub fn start_daemon(&mut self, handshake: Handshake, args: &[&str]) {
+        self.start_prepared(handshake, args, |_| ());
+    }
+
+    /// Lets `prepare` add to the environment in which the daemon starts.
+    pub fn start_prepared(
+        &mut self,
+        handshake: Handshake,
+        args: &[&str],
+        prepare: impl FnOnce(&mut Command),
+    ) {
         self.transparent = args.contains(&"--transparent");
         let handshake = handshake.to_string();
         let args = [&["--handshake", &handshake], args].concat();
         self.daemon = None;
-        self.daemon = Some(Daemon::start(&self.net.router, &args));
+        self.daemon = Some(Daemon::start(&self.net.router, &args, prepare));
     }
 
     pub fn daemon(&mut self) -> &mut Daemon {
@@ -80,6 +91,15 @@ impl Bed {
     /// KiB that the daemon has in memory.
     pub fn daemon_memory(&self) -> u64 {
         self.daemon.as_ref().expect("the daemon was started").memory()
+    }
+
+    pub fn daemon_pid(&self) -> u32 {
+        self.daemon.as_ref().expect("the daemon was started").pid()
+    }
+
+    /// The number above that of every file the daemon has open.
+    pub fn daemon_descriptors(&self) -> u32 {
+        self.daemon.as_ref().expect("the daemon was started").descriptors()
     }
 
     /// The daemon's control socket.
@@ -104,6 +124,17 @@ impl Bed {
         }
         for route in routes {
             self.net.router.exec(&format!("ip {route}"), "");
+        }
+    }
+
+    /// Takes all of pepsal's rules away, as if somebody had flushed them.
+    pub fn remove_rules(&self) {
+        if nft_rules() {
+            self.net.router.nft("delete table inet pepsal\n");
+            return;
+        }
+        for program in ["iptables-restore -w", "ip6tables-restore -w"] {
+            self.net.router.exec(program, "*security\nCOMMIT\n*nat\nCOMMIT\n*filter\nCOMMIT\n");
         }
     }
 

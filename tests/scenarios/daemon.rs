@@ -24,13 +24,14 @@ pub struct Daemon {
 
 impl Daemon {
     /// Starts `pepsal run` in `router` and returns when it intercepts.
-    pub fn start(router: &Host, args: &[&str]) -> Daemon {
+    pub fn start(router: &Host, args: &[&str], prepare: impl FnOnce(&mut Command)) -> Daemon {
         let log = std::env::temp_dir().join(format!("{}.log", router.netns));
         let file = File::create(&log).unwrap_or_else(|err| panic!("cannot create {}: {err}", log.display()));
         let control = std::env::temp_dir().join(format!("{}.control", router.netns));
         let mut command = Command::new(binary());
         command.arg("run").args(args).arg("--control").arg(&control);
         command.arg("-v").stdin(Stdio::null()).stdout(Stdio::null()).stderr(file);
+        prepare(&mut command);
         let child = router
             .inside(|| command.spawn())
             .unwrap_or_else(|err| panic!("cannot start {command:?} (see PEPSAL_BIN): {err}"));
@@ -58,6 +59,12 @@ impl Daemon {
 
     pub fn log(&self) -> String {
         std::fs::read_to_string(&self.log).unwrap_or_default()
+    }
+
+    pub fn descriptors(&self) -> u32 {
+        let open = std::fs::read_dir(format!("/proc/{}/fd", self.pid())).expect("its descriptors");
+        let numbers = open.flatten().filter_map(|fd| fd.file_name().to_str()?.parse::<u32>().ok());
+        numbers.max().map_or(0, |highest| highest + 1)
     }
 
     /// The open file descriptors: pipes, and everything else.
