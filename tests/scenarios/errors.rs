@@ -82,7 +82,7 @@ fn failing_calls(name: &str, handshake: Handshake, args: &[&str]) {
         let _ending = SetOnDrop(&done);
         scope.spawn(|| serve(&server, &done));
         let shares = args.contains(&"--rate-down").then_some(PACE_FAULT);
-        for (call, every, error) in shares.into_iter().chain(FAULTS) {
+        for (call, every, error) in FAULTS.into_iter().chain(shares) {
             let [whole, cut] = [&tally.whole, &tally.cut].map(|count| count.load(Relaxed));
             let (_, before) = preload.calls(call);
             preload.fail(call, every, error);
