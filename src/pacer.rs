@@ -15,7 +15,7 @@ use nix::sys::socket::{setsockopt, sockopt};
 use crate::bell::Bell;
 use crate::pep::Pep;
 use crate::routes::Routes;
-use crate::share::{Senders, Share, water_level};
+use crate::share::{Senders, Share, is_contended, water_level};
 use crate::slots::{SlotId, Stage};
 use crate::{log, sys};
 
@@ -211,7 +211,7 @@ impl<'a> Division<'a> {
         };
         let demands = self.senders.iter().map(|id| self.accounts[usize::from(id.index)].demand());
         self.share.set_next(water_level(budget, demands.clone(), true));
-        let level = water_level(budget, demands, false);
+        let level = if self.is_contended() { water_level(budget, demands, false) } else { whole };
         for at in 0..self.senders.len() {
             self.set(self.senders[at], level, now);
         }
@@ -224,6 +224,12 @@ impl<'a> Division<'a> {
         if over {
             self.share.settle(senders, self.senders.first().map(|id| id.index));
         }
+    }
+
+    fn is_contended(&self) -> bool {
+        let burst = self.pep.legs.satellite.unsent(self.share.side);
+        let unsent = self.senders.iter().map(|id| self.accounts[usize::from(id.index)].unsent);
+        is_contended(burst, self.queue, unsent)
     }
 
     /// Finds who has sent, or still has to; the bytes that all have sent.

@@ -2,8 +2,8 @@
 //!
 //! All TCP over the satellite ends in this box, so it can do what no end host can: give each leg its share as a
 //! ceiling of its pace, so that the link's queue stays empty and nobody has to find out by losses. Workers say
-//! which leg sends; the thread `pacer` divides ([`water_level`], max-min fair) while more than one does and
-//! sleeps otherwise. A new leg begins with the share that it will have.
+//! which leg sends; the thread `pacer` divides ([`water_level`], max-min fair) while more than one does, if the link is
+//! contended, and sleeps otherwise. A new leg begins with the share that it will have.
 //!
 //! The congestion control still decides below that ceiling, when the link carries less than it was sold with.
 #![forbid(unsafe_code)]
@@ -182,6 +182,13 @@ pub fn windows(pace: u32, rtt_ms: u32, segment: u32) -> heapless::Vec<u32, LEVEL
     (0..LEVELS).map(|level| segments >> level).filter(|segments| *segments > KERNELS_OWN).collect()
 }
 
+/// Whether somebody has more to send than a burst (of at most `burst` bytes), so that the link has to be divided. Bursts of
+/// several, a page's objects for instance, are over soonest when none is held back: they wait for one another in
+/// the link's queue, for a moment. Unless more of them keep coming than it carries: `queue` is the sum of that.
+pub fn is_contended(burst: u32, queue: u64, mut unsent: impl Iterator<Item = u32>) -> bool {
+    queue > u64::from(burst) || unsent.any(|unsent| unsent >= burst / 4)
+}
+
 /// The ceiling for all that makes their sum the whole budget, when a demand below it takes only itself
 /// (max-min fairness). With `newcomer`: for one more, who wants all it can get.
 pub fn water_level(budget: u32, demands: impl Iterator<Item = u32> + Clone, newcomer: bool) -> u32 {
@@ -241,6 +248,15 @@ mod tests {
         assert_eq!(shared(1000, &[]), 1000);
         assert_eq!(shared(1000, &[100]), 1000);
         assert_eq!(shared(1000, &[100, 200]), 900);
+    }
+
+    #[test]
+    fn nothing_is_divided_while_nobody_has_more_than_a_burst() {
+        let contended = |queue, unsent: &[u32]| is_contended(100_000, queue, unsent.iter().copied());
+        assert!(!contended(0, &[]));
+        assert!(!contended(100_000, &[24_999; 6]));
+        assert!(contended(0, &[0, 25_000]), "a leg's socket stays filled");
+        assert!(contended(100_001, &[1; 6]), "the link's queue grows");
     }
 
     #[test]

@@ -20,6 +20,7 @@ once!(
     shares_halve_the_window,
     four_senders_are_equal,
     the_rest_goes_to_who_wants_it,
+    bursts_are_not_held_back,
     silent_without_rates
 );
 
@@ -224,6 +225,29 @@ fn the_rest_goes_to_who_wants_it() {
     });
     small.close();
     bulky.close();
+}
+
+/// Four of which each uses nearly a quarter of the link, in bursts: nobody waits for a share of it.
+fn bursts_are_not_held_back() {
+    let bed = Bed::started(Deferred, &LINK);
+    let listeners: Vec<_> = (0..4).map(|_| bed.listen(Family::V4)).collect();
+    let pairs: Vec<Pair> = listeners.iter().map(|listener| bed.stolen(listener)).collect();
+    let start = Instant::now();
+    for number in 0.. {
+        thread::scope(|scope| {
+            for pair in &pairs {
+                scope.spawn(move || pair.exchange(number, 16_000));
+            }
+        });
+        if start.elapsed() > seconds(1) {
+            break;
+        }
+        thread::sleep(Duration::from_millis(80));
+    }
+    for listener in &listeners {
+        let leg = Socket::of(&bed.net.router, "dport", listener.address.port());
+        assert!(ceiling(&leg) > 900_000, "{:?}", leg.words);
+    }
 }
 
 /// Nothing is known of the link: no tables, no rules, no thread.
