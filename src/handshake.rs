@@ -22,7 +22,7 @@ use crate::slots::{Endpoints, Held, Injected, Slot, SlotId, Stage};
 use crate::syn::Syn;
 use crate::{legs, log, steering, sys};
 
-/// How long a client may take to complete the handshake with the listener.
+/// How long a client may take to complete the handshake with the listener; what waits to be accepted has.
 const ACCEPT_TIMEOUT: Duration = Duration::from_secs(10);
 
 /// Writes the SYN to the TUN device in place of the queued packet, which is dropped.
@@ -94,12 +94,12 @@ pub fn server_answered(
     } else if events.intersects(EpollFlags::EPOLLERR | EpollFlags::EPOLLHUP) {
         // Refused or unreachable: the client's own SYN goes on and gets its true answer.
         let endpoints = slot.endpoints;
-        let errno = getsockopt(&server.socket, sockopt::SocketError).unwrap_or(0);
+        let error = server.error.unwrap_or(Errno::UnknownErrno);
         pep.release(id, slot);
         pep.counts.connects_failed.add(1);
-        pep.pass(held.packet_id, Passed::because(Errno::from_raw(errno)));
+        pep.pass(held.packet_id, Passed::because(error));
         if let Some(endpoints) = endpoints {
-            log::connection(format_args!("passed {endpoints}: the server did not accept"));
+            log::connection(format_args!("passed {endpoints}: {}", error.desc()));
         }
     } else {
         slot.stage = Stage::Held(Held { server: server.socket, ..held });
@@ -118,12 +118,13 @@ pub fn pass_held(pep: &Pep, id: SlotId, slot: MutexGuard<'_, Slot>, why: Passed)
     }
 }
 
-/// Accepts one connection and joins it to the server leg of its SYN. One that nobody redirected is reset: the
-/// listener is no open proxy.
-pub fn admit(pep: &Pep, taker: usize, listener: &OwnedFd) -> Result<(), Errno> {
+/// Accepts one connection and joins it to the server leg of its SYN; false: none waits. One that nobody redirected is
+/// reset: the listener is no open proxy.
+pub fn admit(pep: &Pep, taker: usize, listener: &OwnedFd) -> Result<bool, Errno> {
     let (socket, peer) = match sys::accept(listener.as_fd()) {
-        // Reset before it was accepted, or another worker was faster.
-        Err(Errno::EAGAIN | Errno::ECONNABORTED | Errno::EINTR) => return Ok(()),
+        Err(Errno::EAGAIN) => return Ok(false),
+        // Reset before it was accepted.
+        Err(Errno::ECONNABORTED | Errno::EINTR) => return Ok(true),
         accepted => accepted?,
     };
     let endpoints = Endpoints { client: peer, server: original_destination(&socket, &peer)? };
@@ -136,7 +137,7 @@ pub fn admit(pep: &Pep, taker: usize, listener: &OwnedFd) -> Result<(), Errno> {
     let answered_a_syn = own.is_some();
     let Some((id, mut slot)) = own.or_else(returning) else {
         log::connection(format_args!("reset {endpoints}: no SYN of it was stolen"));
-        return Ok(());
+        return Ok(true);
     };
     let Stage::Injected(injected) = mem::replace(&mut slot.stage, Stage::Free) else {
         unreachable!("take_injected returns injected slots");
@@ -157,7 +158,7 @@ pub fn admit(pep: &Pep, taker: usize, listener: &OwnedFd) -> Result<(), Errno> {
     if watched.is_err() {
         pep.release(id, slot);
     }
-    Ok(())
+    Ok(true)
 }
 
 /// For a connection that was redirected but has no slot, as if its SYN had been stolen and answered early.
@@ -185,6 +186,7 @@ fn redial(pep: &Pep, taker: usize, endpoints: &Endpoints) -> Option<()> {
     }
     slot.stage = Stage::Injected(Injected { at: Instant::now(), written: true, server });
     pep.counts.returned.add(1);
+    log::connection(format_args!("dialled {endpoints} again: it was redirected without a SYN"));
     Some(())
 }
 

@@ -16,7 +16,7 @@ use std::time::Instant;
 
 use nix::errno::Errno;
 use nix::sys::epoll::EpollFlags;
-use nix::sys::socket::{MsgFlags, Shutdown, recv, send, setsockopt, shutdown, sockopt};
+use nix::sys::socket::{MsgFlags, Shutdown, getsockopt, recv, send, setsockopt, shutdown, sockopt};
 
 use crate::pipes::{self, Pipe, Pipes};
 use crate::{legs, sys};
@@ -46,7 +46,8 @@ pub struct Leg {
     writable: bool,
     /// The peer has sent FIN or RST: no further edge will announce what is left to read.
     ending: bool,
-    pub failed: bool,
+    /// What it has failed with; the kernel tells that once.
+    pub error: Option<Errno>,
     /// This leg is read by copying: urgent data has come (RFC 6093), where splice stops at the mark, or the
     /// kernel refuses to splice.
     unspliceable: bool,
@@ -62,7 +63,7 @@ impl Leg {
             readable: false,
             writable: false,
             ending: false,
-            failed: false,
+            error: None,
             unspliceable: false,
             syn_waits: false,
         }
@@ -81,8 +82,15 @@ impl Leg {
         self.readable |= gone || any(EpollFlags::EPOLLIN | EpollFlags::EPOLLRDHUP);
         self.writable |= gone || any(EpollFlags::EPOLLOUT);
         self.ending |= gone || any(EpollFlags::EPOLLRDHUP);
-        self.failed |= any(EpollFlags::EPOLLERR);
+        if any(EpollFlags::EPOLLERR) {
+            let error = getsockopt(&self.socket, sockopt::SocketError).unwrap_or(0);
+            self.fail(Errno::from_raw(error));
+        }
         self.unspliceable |= any(EpollFlags::EPOLLPRI);
+    }
+
+    pub fn fail(&mut self, error: Errno) {
+        self.error.get_or_insert(error);
     }
 
     pub fn is_connected(&self) -> bool {
@@ -204,12 +212,18 @@ impl Connection {
         [self.flows[0].bytes, self.flows[1].bytes]
     }
 
+    /// The leg that has failed, for the log, and with what.
+    pub fn failure(&self) -> Option<(&'static str, Errno)> {
+        let named = self.legs.iter().zip([", client leg: ", ", server leg: "]);
+        named.filter_map(|(leg, name)| Some((name, leg.error?))).next()
+    }
+
     /// Moves bytes both ways as far as the sockets and the budget allow.
     pub fn pump(&mut self, means: &mut Means) -> Outcome {
         let again = Side::BOTH.map(|from| self.advance(from, means));
         if again.contains(&true) {
             Outcome::Again
-        } else if self.legs.iter().any(|leg| leg.failed) {
+        } else if self.legs.iter().any(|leg| leg.error.is_some()) {
             Outcome::Failed
         } else if self.flows.iter().all(|flow| flow.ended) {
             Outcome::Finished
@@ -234,22 +248,22 @@ impl Connection {
                     Ok(moved) => flow.bytes += moved as u64,
                     Err(Errno::EAGAIN) => sink.writable = false,
                     Err(Errno::EINTR) => {}
-                    Err(_) => {
-                        sink.failed = true;
+                    Err(error) => {
+                        sink.fail(error);
                         return false;
                     }
                 }
                 if pipe.is_empty() {
                     flow.give_back(&mut means.pipes);
                 }
-            } else if flow.drained && !source.failed && last {
+            } else if flow.drained && source.error.is_none() && last {
                 // Closing the leg, which comes next, sends the FIN.
                 flow.ended = true;
-            } else if flow.drained && !source.failed {
+            } else if flow.drained && source.error.is_none() {
                 match shutdown(sink.socket.as_raw_fd(), Shutdown::Write) {
                     Ok(()) => flow.ended = true,
-                    Err(_) => {
-                        sink.failed = true;
+                    Err(error) => {
+                        sink.fail(error);
                         return false;
                     }
                 }
@@ -308,9 +322,9 @@ impl Flow {
             Err(Errno::EAGAIN) => source.readable = source.ending,
             Err(Errno::EINVAL | Errno::ENOSYS) => source.unspliceable = true,
             // The socket has told its error once and would report a clean end from now on.
-            Err(_) => {
+            Err(error) => {
                 source.readable = false;
-                source.failed = true;
+                source.fail(error);
             }
         }
         self.pipe = Some(pipe);
@@ -333,17 +347,22 @@ impl Flow {
             Ok(read) => read,
             Err(error) => {
                 source.readable = false;
-                source.failed |= error != Errno::EAGAIN;
+                if error != Errno::EAGAIN {
+                    source.fail(error);
+                }
                 self.pipe = spare;
                 self.give_back(&mut means.pipes);
                 return 0;
             }
         };
-        // A reset leg tells its error once, to whoever asks first, and reports an end from then on: `failed`
+        // A reset leg tells its error once, to whoever asks first, and reports an end from then on: `error`
         // decides what this end is.
         // And FIN comes behind the last byte: a read that leaves nothing behind it has come to the end.
-        let all =
-            read < COPY_LEN && source.ending && !source.failed && !source.unspliceable && spare.is_some();
+        let all = read < COPY_LEN
+            && source.ending
+            && source.error.is_none()
+            && !source.unspliceable
+            && spare.is_some();
         self.drained = read == 0 || all;
         source.readable &= read > 0;
         self.bulk = read == COPY_LEN;
@@ -355,7 +374,9 @@ impl Flow {
         self.bytes += sent as u64;
         match &mut spare {
             Some(pipe) if sent < read => {
-                source.failed |= pipe.keep(&buffer[sent..read]).is_err();
+                if let Err(error) = pipe.keep(&buffer[sent..read]) {
+                    source.fail(error);
+                }
             }
             Some(_) => {}
             None => source.discard(&mut buffer[..sent]),
@@ -379,7 +400,9 @@ impl Leg {
         let sent = match send(self.socket.as_raw_fd(), bytes, flags) {
             Ok(sent) => sent,
             Err(error) => {
-                self.failed |= error != Errno::EAGAIN;
+                if error != Errno::EAGAIN {
+                    self.fail(error);
+                }
                 0
             }
         };
@@ -393,10 +416,7 @@ impl Leg {
         while !left.is_empty() {
             match recv(self.socket.as_raw_fd(), left, MsgFlags::MSG_TRUNC) {
                 Ok(taken) if taken > 0 => left = &mut left[taken..],
-                _ => {
-                    self.failed = true;
-                    return;
-                }
+                _ => return self.fail(Errno::EIO),
             }
         }
     }

@@ -7,6 +7,7 @@
 
 use std::collections::VecDeque;
 use std::mem;
+use std::os::fd::OwnedFd;
 use std::sync::MutexGuard;
 use std::time::{Duration, Instant};
 
@@ -22,10 +23,10 @@ use crate::{handshake, log, steal};
 /// Events fetched at once, and connections that have another turn before events are fetched again.
 const BATCH: usize = 64;
 
-/// Most SYNs taken before connections have their turn again. It begins with one, because to ask for another is a
-/// system call in vain when there is none, and doubles while the queue is not empty: a SYN that waits until its
-/// client repeats it is stolen twice.
-const MAX_SYNS: usize = 256;
+/// Most SYNs taken, and most connections accepted, before others have their turn again. It begins with one, because to
+/// ask for another is a system call in vain when there is none, and doubles while there are more: a SYN that waits until
+/// its client repeats it is stolen twice.
+const MAX_AT_ONCE: usize = 256;
 
 const SWEEP_INTERVAL: Duration = Duration::from_secs(1);
 
@@ -66,18 +67,19 @@ impl<'a> Worker<'a> {
     /// Never returns: the process ends around it.
     pub fn run(mut self) -> ! {
         let mut events = [EpollEvent::empty(); BATCH];
-        let mut syns = 1;
+        let mut limits = [1; 2];
         loop {
-            let limit = mem::replace(&mut syns, 1);
+            let [syns, accepts] = mem::replace(&mut limits, [1; 2]);
             let [busy, idle] = self.patience();
             let ready = self.seat().wait(&mut events, busy, idle);
             self.means.pipes.closed = self.pep.memory.is_tight();
             for event in &events[..ready] {
                 match Token::from(event.data()) {
                     Token::Wake => {}
-                    Token::Queue if steal::queued(self.pep, self.index, limit) => {}
-                    Token::Queue => syns = MAX_SYNS.min(2 * limit),
-                    Token::Listener(index) => self.admit(index),
+                    Token::Queue if steal::queued(self.pep, self.index, syns) => {}
+                    Token::Queue => limits[0] = MAX_AT_ONCE.min(2 * syns),
+                    Token::Listener(index) if self.admit(&self.seat().listeners[index], accepts) => {}
+                    Token::Listener(_) => limits[1] = MAX_AT_ONCE.min(2 * accepts),
                     Token::Leg(id, side) => self.leg_event(id, side, event.events()),
                 }
             }
@@ -113,13 +115,22 @@ impl<'a> Worker<'a> {
         [busy, if self.pep.queue.owes_verdicts() { until_sweep } else { EpollTimeout::NONE }]
     }
 
-    fn admit(&self, listener: usize) {
-        if let Err(errno) = handshake::admit(self.pep, self.index, &self.seat().listeners[listener]) {
-            log::connection(format_args!("cannot accept: {}", errno.desc()));
-            if matches!(errno, Errno::EMFILE | Errno::ENFILE | Errno::ENOMEM | Errno::ENOBUFS) {
-                std::thread::sleep(ACCEPT_PAUSE);
+    /// Accepts at most `limit` connections; true if no more wait.
+    fn admit(&self, listener: &OwnedFd, limit: usize) -> bool {
+        for _ in 0..limit {
+            match handshake::admit(self.pep, self.index, listener) {
+                Ok(true) => {}
+                Ok(false) => return true,
+                Err(errno) => {
+                    log::connection(format_args!("cannot accept: {}", errno.desc()));
+                    if matches!(errno, Errno::EMFILE | Errno::ENFILE | Errno::ENOMEM | Errno::ENOBUFS) {
+                        std::thread::sleep(ACCEPT_PAUSE);
+                        return true;
+                    }
+                }
             }
         }
+        false
     }
 
     fn leg_event(&mut self, id: SlotId, side: Side, events: EpollFlags) {
@@ -213,7 +224,9 @@ impl<'a> Worker<'a> {
         }
         let server = connection.leg(Side::Server);
         // Unwatched it would not be heard of again.
-        server.failed |= self.pep.workers[self.index].watch(&server.socket, id, Side::Server).is_err();
+        if let Err(error) = self.pep.workers[self.index].watch(&server.socket, id, Side::Server) {
+            server.fail(error);
+        }
         true
     }
 
@@ -235,9 +248,10 @@ impl<'a> Worker<'a> {
     /// The one end of a connection, however it has come.
     fn end(&mut self, id: SlotId, mut slot: MutexGuard<'_, Slot>, how: &str) {
         let endpoints = slot.endpoints;
-        let mut bytes = [0; 2];
+        let (mut bytes, mut failed) = ([0; 2], None);
         if let Stage::Relaying(connection) = &mut slot.stage {
             bytes = connection.bytes();
+            failed = connection.failure();
             if !connection.is_established() {
                 self.pep.counts.connects_failed.add(1);
             }
@@ -246,12 +260,17 @@ impl<'a> Worker<'a> {
         self.pep.release(id, slot);
         if let Some(endpoints) = endpoints {
             let [up, down] = bytes;
-            log::connection(format_args!("{how} {endpoints}: {up} bytes up, {down} down"));
+            let (leg, error) = failed.map_or(("", ""), |(leg, error)| (leg, error.desc()));
+            log::connection(format_args!("{how} {endpoints}: {up} bytes up, {down} down{leg}{error}"));
         }
     }
 
     fn sweep(&mut self) {
         let now = Instant::now();
+        // Whose connections wait in a backlog have completed their handshakes, however late the workers are.
+        for listener in self.pep.workers.iter().flat_map(|seat| &seat.listeners) {
+            self.admit(listener, self.pep.slots.capacity());
+        }
         for (id, mut slot) in self.pep.slots.in_use() {
             if slot.worker != self.index || slot.deadline.is_none_or(|deadline| now < deadline) {
                 continue;

@@ -27,8 +27,8 @@ impl Connection {
             Ok(come) => come,
             Err(Errno::EAGAIN) if !due => return false,
             Err(Errno::EAGAIN) => 0,
-            Err(_) => {
-                client.failed = true;
+            Err(error) => {
+                client.fail(error);
                 0
             }
         };
@@ -41,7 +41,7 @@ impl Connection {
             }
             // The SYN is under way without them.
             Err(Errno::EINPROGRESS | Errno::EAGAIN) => {}
-            Err(_) => server.failed = true,
+            Err(error) => server.fail(error),
         }
         true
     }

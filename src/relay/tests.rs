@@ -264,7 +264,7 @@ fn a_reset_is_never_taken_for_an_end() {
     thread::sleep(Duration::from_millis(50));
     let [_, server_leg] = &mut bench.connection.legs;
     assert_eq!(send(server_leg.socket.as_raw_fd(), b"c", MsgFlags::MSG_NOSIGNAL), Err(Errno::ECONNRESET));
-    server_leg.failed = true;
+    server_leg.fail(Errno::ECONNRESET);
     server_leg.readable = true;
     assert_eq!(bench.connection.pump(&mut bench.means), Outcome::Failed);
     assert!(bench.connection.flows.iter().all(|flow| !flow.ended), "no FIN was passed on");

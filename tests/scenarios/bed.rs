@@ -236,6 +236,17 @@ impl Bed {
     }
 }
 
+impl Drop for Bed {
+    fn drop(&mut self) {
+        if std::thread::panicking() {
+            let Network { client, router, server, .. } = &self.net;
+            for host in [client, router, server] {
+                eprintln!("--- {}", host.complaints());
+            }
+        }
+    }
+}
+
 /// Whether this machine can have test beds at all. If not, says why, once for each test.
 pub fn possible() -> bool {
     static OBSTACLE: OnceLock<Option<String>> = OnceLock::new();

@@ -18,7 +18,7 @@ use crate::bed::{Bed, Family, Handshake, Handshake::*};
 use crate::connection::{Pair, reset};
 use crate::host::{SetOnDrop, eventually, patience};
 use crate::segment::send_syn;
-use crate::stream::{End, end, receive_all, send};
+use crate::stream::{End, end, receive, receive_all, send};
 
 four_ways!(
     client_never_completes,
@@ -27,7 +27,7 @@ four_ways!(
     client_with_ecn,
     repeated_while_queued
 );
-both_families!(client_gives_up);
+both_families!(client_gives_up, daemon_is_late);
 
 const SLOTS: usize = 4;
 const FOUR_SLOTS: &[&str] = &["-c", "4", "--connect-timeout", "3"];
@@ -169,6 +169,39 @@ fn repeated_while_queued(family: Family, handshake: Handshake) {
             client.join().expect("no panic").expect("connect");
         }
         assert!(listener.accept_within(Duration::from_millis(500)).is_none(), "a SYN was stolen twice");
+    });
+    bed.check_nothing_left(family);
+}
+
+/// The handshakes are through, but the daemon gets round to accepting only when its patience with the clients has ended.
+fn daemon_is_late(family: Family) {
+    const CLIENTS: u64 = 8;
+    const PATIENCE: Duration = Duration::from_secs(10);
+    let mut bed = Bed::started(if family == Family::V4 { Deferred } else { Early }, &["-T", "1"]);
+    let listener = bed.listen(family);
+    let injected = bed.net.router.count("injected", "prerouting priority -400", "iifname pepsal0");
+    let syn_ack = "tcp flags & (syn | ack) == (syn | ack)";
+    bed.net.client.discard("deaf", "input priority -400", syn_ack);
+
+    thread::scope(|scope| {
+        for _ in 0..CLIENTS {
+            scope.spawn(|| {
+                let client = bed.connect(listener.address).expect("connect");
+                send(&client, 5, 1000).expect("send");
+                receive_all(&client, 6, 1000);
+            });
+        }
+        eventually("all SYNs are injected", patience(), || injected.packets() == CLIENTS);
+        bed.signal(Signal::SIGSTOP);
+        bed.net.client.remove_rules("deaf");
+        thread::sleep(PATIENCE + Duration::from_secs(1));
+        bed.signal(Signal::SIGCONT);
+        for _ in 0..CLIENTS {
+            let (server, peer) = listener.accept();
+            assert_eq!(peer.ip(), family.router_wan(), "a SYN went past pepsal");
+            receive(&server, 5, 1000);
+            send(&server, 6, 1000).expect("send");
+        }
     });
     bed.check_nothing_left(family);
 }

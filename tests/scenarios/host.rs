@@ -119,6 +119,24 @@ impl Host {
         self.nft(&format!("delete table inet bed_{name}\n"));
     }
 
+    /// What the kernel's TCP has counted here of what goes wrong, for the report of a failing test.
+    pub fn complaints(&self) -> String {
+        const BAD: [&str; 7] = ["Abort", "Rsts", "Resets", "Drop", "Overflow", "Memory", "Timeouts"];
+        let read =
+            |table| std::fs::read_to_string(format!("/proc/thread-self/net/{table}")).unwrap_or_default();
+        let tables = self.inside(|| ["netstat", "snmp"].map(read).concat());
+        let mut complaints = self.netns.clone();
+        // A line of names, a line of numbers.
+        for pair in tables.lines().collect::<Vec<_>>().chunks_exact(2) {
+            for (name, number) in pair[0].split_whitespace().zip(pair[1].split_whitespace()) {
+                if number != "0" && BAD.iter().any(|bad| name.contains(bad)) {
+                    complaints += &format!(" {name} {number}");
+                }
+            }
+        }
+        complaints
+    }
+
     /// Remote ports of the TCP sockets here that have a peer and are not waiting in TIME-WAIT.
     pub fn connected_ports(&self) -> Vec<u16> {
         const TIME_WAIT: &str = "06";
