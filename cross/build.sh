@@ -61,9 +61,9 @@ for target in "$@"; do
     esac
 done
 
-# What each target is called by zig and by ld.lld, which CPU it has, where OpenWrt has its musl.
+# What each target is called by zig and by ld.lld, which CPU it has and what of it is used, where OpenWrt has its musl.
 describe() {
-    entry=_start hash=gnu
+    entry=_start hash=gnu feature=''
     case $1 in
     mips-*) zig_target=mips-linux-musleabi cpu=mips32r2+soft_float emulation=elf32btsmip loader=mips-sf ;;
     mipsel-*) zig_target=mipsel-linux-musleabi cpu=mips32r2+soft_float emulation=elf32ltsmip loader=mipsel-sf ;;
@@ -73,6 +73,11 @@ describe() {
     esac
     # musl calls it __start on MIPS, and MIPS has no GNU hash table.
     case $1 in mips*) entry=__start hash=sysv ;; esac
+    # Thumb-2, which every ARMv7-A has, and no choice between two kinds of atomics at run time: smaller.
+    case $1 in
+    armv7-*) feature=+thumb-mode ;;
+    aarch64-*) feature=-outline-atomics ;;
+    esac
     loader=/lib/ld-musl-$loader.so.1
 }
 
@@ -241,6 +246,9 @@ build() {
     flag "--remap-path-prefix=$library=/rust/library"
     flag "--remap-path-prefix=${CARGO_HOME:-$HOME/.cargo}=/cargo"
     flag "--remap-path-prefix=$top=/pepsal"
+    [ -z "$feature" ] || flag "-Ctarget-feature=$feature"
+    # What is left of a panic is a trap: src/sys.rs, `tell_last_words`.
+    [ $kind != --bin ] || [ $what = tests ] || { flag -Zunstable-options && flag -Cpanic=immediate-abort; }
     case $mode in
     dynamic) flag -Ctarget-feature=-crt-static && flag -Crelocation-model=pic ;;
     static) flag -Ctarget-feature=+crt-static && flag -Crelocation-model=static ;;

@@ -2,6 +2,7 @@
 #![forbid(unsafe_code)]
 
 use std::fmt::Display;
+use std::io::{self, Write};
 use std::ops::RangeInclusive;
 use std::process::ExitCode;
 use std::str::FromStr;
@@ -240,10 +241,7 @@ pub fn parse() -> Result<Command, ExitCode> {
         std::env::args_os().skip(1).map(|argument| argument.to_string_lossy().into_owned()).collect();
     let arguments: Vec<&str> = arguments.iter().map(String::as_str).collect();
     match Arguments::from_args(&["pepsal"], &arguments) {
-        Ok(Arguments { version: true, .. }) => {
-            println!("pepsal {}", env!("CARGO_PKG_VERSION"));
-            Err(ExitCode::SUCCESS)
-        }
+        Ok(Arguments { version: true, .. }) => Err(told(concat!("pepsal ", env!("CARGO_PKG_VERSION")))),
         Ok(Arguments { command: Some(Command::Run(run)), .. })
             if run.fast_open && run.handshake == Handshake::Deferred =>
         {
@@ -253,16 +251,20 @@ pub fn parse() -> Result<Command, ExitCode> {
         }
         Ok(Arguments { command: Some(command), .. }) => Ok(command),
         Ok(_) => Err(usage_error("a command is missing")),
-        Err(exit) if exit.status.is_ok() => {
-            println!("{}", exit.output.trim_end());
-            Err(ExitCode::SUCCESS)
-        }
+        Err(exit) if exit.status.is_ok() => Err(told(exit.output.trim_end())),
         Err(exit) => Err(usage_error(&one_line(&exit.output))),
     }
 }
 
+// Who no longer reads either is told nothing: print macros would panic.
+
+fn told(what: &str) -> ExitCode {
+    let _ = writeln!(io::stdout(), "{what}");
+    ExitCode::SUCCESS
+}
+
 fn usage_error(what: &str) -> ExitCode {
-    eprintln!("pepsal: {what} (see 'pepsal --help', 'pepsal COMMAND --help')");
+    let _ = writeln!(io::stderr(), "pepsal: {what} (see 'pepsal --help', 'pepsal COMMAND --help')");
     ExitCode::from(USAGE)
 }
 

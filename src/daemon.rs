@@ -38,7 +38,7 @@ use crate::share::{self, Pace, Share};
 use crate::slots::Slots;
 use crate::tun::Tun;
 use crate::worker::Worker;
-use crate::{log, privileges, steal};
+use crate::{log, privileges, steal, sys};
 
 /// Bytes of stack for a worker. musl's default is 128 KiB; no thread recurses or keeps a
 /// buffer on its stack, but for the 8 KiB in which nfq builds a message.
@@ -65,10 +65,10 @@ pub fn run(options: &Run) -> Result<(), Error> {
     let pep = Arc::new(pep);
     for index in 0..pep.workers.len() {
         let pep = Arc::clone(&pep);
-        spawn("worker", move || Worker::new(&pep, index).run())?;
+        spawn("worker", Box::new(move || Worker::new(&pep, index).run()))?;
     }
     let shared = Arc::clone(&pep);
-    let pacer = pacer.map(|pacer| spawn("pacer", move || pacer.run(&shared))).transpose()?;
+    let pacer = pacer.map(|pacer| spawn("pacer", Box::new(move || pacer.run(&shared)))).transpose()?;
     log::notice(format_args!(
         "ready: {} slots, {} workers, queue {}, port {}, device {}, {}",
         options.max_conns,
@@ -220,10 +220,8 @@ fn raise_descriptor_limit(slots: usize, threads: usize) -> Result<(), Error> {
     })
 }
 
-fn spawn<R: Send + 'static>(
-    name: &str,
-    work: impl FnOnce() -> R + Send + 'static,
-) -> Result<JoinHandle<R>, Error> {
+/// A box, so that the library's code for a new thread is in the program once.
+fn spawn(name: &str, work: Box<dyn FnOnce() + Send>) -> Result<JoinHandle<()>, Error> {
     let thread = thread::Builder::new().name(name.into()).stack_size(STACK);
     thread.spawn(work).map_err(|error| {
         let errno = Errno::from_raw(error.raw_os_error().unwrap_or(libc::EAGAIN));
@@ -232,8 +230,10 @@ fn spawn<R: Send + 'static>(
 }
 
 /// A thread that is gone would leave a daemon that holds SYNs and answers none: end the whole process, so
-/// that its supervisor starts it again and netfilter's bypass lets SYNs pass meanwhile.
+/// that its supervisor starts it again and netfilter's bypass lets SYNs pass meanwhile. The programs that cross/build.sh
+/// makes have no panics to hook: what would be one is a trap.
 fn abort_on_panic() {
+    sys::tell_last_words();
     panic::set_hook(Box::new(|panic| {
         log::warn(format_args!("internal error, ending at once: {panic}"));
         abort();

@@ -48,6 +48,7 @@ mod top;
 mod tun;
 mod worker;
 
+use std::io::{self, Write};
 use std::process::ExitCode;
 
 use cli::Command;
@@ -67,7 +68,8 @@ fn main() -> ExitCode {
     match done {
         Ok(()) => ExitCode::SUCCESS,
         Err(error) => {
-            eprintln!("pepsal: {error}");
+            // A reader that is gone is no reason to crash.
+            let _ = writeln!(io::stderr(), "pepsal: {error}");
             ExitCode::FAILURE
         }
     }

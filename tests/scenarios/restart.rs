@@ -3,6 +3,7 @@
 //! again.
 
 use std::net::Shutdown;
+use std::os::unix::process::ExitStatusExt;
 use std::thread;
 use std::time::Instant;
 
@@ -15,7 +16,7 @@ use crate::stream::{End, MIB, end, receive_all, receive_some, send, send_part};
 
 four_ways!(killed, asked_to_end_amid_a_transfer, asked_to_end_with_a_stalled_connection);
 both_families!(killed_while_it_holds_a_syn, asked_to_end_while_it_holds_a_syn);
-once!(ready_at_once, asked_to_end_while_idle, asked_twice);
+once!(ready_at_once, asked_to_end_while_idle, asked_twice, internal_error);
 
 /// What the daemon says is so: from then on, the very first SYN reaches the listener.
 fn ready_at_once() {
@@ -54,6 +55,23 @@ fn killed(family: Family, handshake: Handshake) {
     direct.exchange(4, 100_000);
     direct.close();
     bed.check_nothing_left(family);
+}
+
+/// All that is left of a panic in the programs of routers is a trap.
+fn internal_error() {
+    for trap in [Signal::SIGILL, Signal::SIGTRAP] {
+        let mut bed = Bed::started(Deferred, &[]);
+        bed.signal(trap);
+        let status = bed.daemon().wait_end(patience());
+        assert_eq!(status.signal(), Some(Signal::SIGABRT as i32), "{status}");
+        let log = bed.log();
+        let last = log.lines().last().expect("last words");
+        assert!(
+            last.starts_with("pepsal: internal error at 0x") && last.ends_with(", ending at once"),
+            "{log}"
+        );
+        bed.direct(&bed.listen(Family::V4)).exchange(1, 10_000);
+    }
 }
 
 /// The router's own SYNs get no answer, so the client's stays in the queue until the daemon goes.
