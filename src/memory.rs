@@ -4,14 +4,17 @@
 //! three quarters of the budget on it is tight: workers lend no pipes, and connections that hold more than
 //! their share get small windows, until half is free again. From seven eighths on it is spent: new SYNs pass direct,
 //! until it is a quarter free. What comes within one second can exceed the budget; the kernel's own limit
-//! (tcp_mem in tcp(7)) stands behind it.
+//! (tcp_mem in tcp(7)) stands behind it, beyond which the kernel throws away segments and resets connections. So the
+//! default leaves an eighth of that free.
 #![forbid(unsafe_code)]
 
+use std::fs;
 use std::os::fd::{AsFd, OwnedFd};
 use std::sync::atomic::{AtomicBool, AtomicU32, Ordering};
 
 use nix::sys::socket::setsockopt;
 use nix::sys::sysinfo::sysinfo;
+use nix::unistd::{SysconfVar, sysconf};
 
 use crate::log;
 use crate::relay::{Connection, Side};
@@ -19,7 +22,8 @@ use crate::satellite::Satellite;
 use crate::slots::{Slots, Stage};
 use crate::sys;
 
-/// The default is an eighth of the RAM, but no less than this, in KiB: a few satellite connections need as much.
+/// The default is an eighth of the RAM, but no less than this, in KiB: a few satellite connections need as much. If the
+/// kernel lets TCP have less, connections are only fewer.
 const FLOOR: u32 = 8 << 10;
 
 /// What a connection counts for from its SYN to the next look, in KiB.
@@ -34,6 +38,8 @@ const ANY_WINDOW: u32 = 1 << 30;
 pub struct Memory {
     /// All sizes are in KiB, so that 32 bits are enough.
     budget: u32,
+    /// The budget as it was wanted, of which one socket may have a quarter.
+    wanted: u32,
     /// What connections held at the last look.
     used: AtomicU32,
     tight: AtomicBool,
@@ -43,16 +49,28 @@ pub struct Memory {
 }
 
 impl Memory {
-    /// `None`: an eighth of the RAM.
+    /// `None`: an eighth of the RAM, or less if the kernel's limit says so.
     pub fn new(mib: Option<u32>) -> Memory {
-        let eighth = || sysinfo().map_or(0, |it| it.ram_total() / 8 / 1024);
-        let default = || u32::try_from(eighth()).unwrap_or(u32::MAX).max(FLOOR);
-        Memory::of(mib.map_or_else(default, |mib| mib.saturating_mul(1 << 10)))
+        let limit = kernel_limit().unwrap_or(u32::MAX);
+        if let Some(mib) = mib {
+            let wanted = mib.saturating_mul(1 << 10);
+            if wanted > limit {
+                log::warn(format_args!(
+                    "--memory {mib} is more than the {} MiB that the kernel lets TCP have: raise net.ipv4.tcp_mem too",
+                    limit >> 10
+                ));
+            }
+            return Memory::of(wanted, wanted);
+        }
+        let eighth = sysinfo().map_or(0, |it| it.ram_total() / 8 / 1024);
+        let wanted = u32::try_from(eighth).unwrap_or(u32::MAX).max(FLOOR);
+        Memory::of(wanted.min(limit - limit / 8), wanted)
     }
 
-    fn of(budget: u32) -> Memory {
+    fn of(budget: u32, wanted: u32) -> Memory {
         Memory {
             budget,
+            wanted,
             used: AtomicU32::new(0),
             tight: AtomicBool::new(false),
             spent: AtomicBool::new(false),
@@ -67,7 +85,7 @@ impl Memory {
 
     /// Bytes that one socket's buffer may be set to; the kernel counts up to twice as much into it.
     pub fn largest_buffer(&self) -> usize {
-        usize::try_from(u64::from(self.budget) * 1024 / 4).unwrap_or(usize::MAX)
+        usize::try_from(u64::from(self.wanted) * 1024 / 4).unwrap_or(usize::MAX)
     }
 
     pub fn is_tight(&self) -> bool {
@@ -138,6 +156,18 @@ impl Memory {
     }
 }
 
+/// KiB that all sockets of TCP may take; the third figure of tcp_mem, which is in pages.
+fn kernel_limit() -> Option<u32> {
+    let pages: u64 = fs::read_to_string("/proc/sys/net/ipv4/tcp_mem")
+        .ok()?
+        .split_ascii_whitespace()
+        .nth(2)?
+        .parse()
+        .ok()?;
+    let page = sysconf(SysconfVar::PAGE_SIZE).ok()??;
+    u32::try_from(pages.saturating_mul(page as u64 / 1024)).ok()
+}
+
 fn each(slots: &Slots, mut with: impl FnMut(&mut Connection)) {
     for (_, mut slot) in slots.in_use() {
         if let Stage::Relaying(connection) = &mut slot.stage {
@@ -184,9 +214,13 @@ mod tests {
     const MIB: u32 = 1 << 10;
 
     #[test]
-    fn the_default_is_an_eighth_of_the_ram_but_not_less_than_the_floor() {
+    fn the_default_is_an_eighth_of_the_ram_within_what_the_kernel_allows() {
         let ram = u32::try_from(sysinfo().expect("sysinfo").ram_total() / 1024).expect("less than 4 TiB");
-        assert_eq!(Memory::new(None).budget, (ram / 8).max(FLOOR));
+        let limit = kernel_limit().expect("tcp_mem");
+        assert!((ram / 64..=ram).contains(&limit), "{limit} KiB of {ram}");
+        let default = Memory::new(None);
+        assert_eq!(default.wanted, (ram / 8).max(FLOOR));
+        assert_eq!(default.budget, default.wanted.min(limit - limit / 8));
         assert_eq!(Memory::new(Some(1)).budget, MIB);
         assert_eq!(Memory::new(Some(65_536)).budget, 65_536 * MIB);
         assert_eq!(Memory::new(Some(u32::MAX)).budget, u32::MAX);
@@ -194,7 +228,7 @@ mod tests {
 
     #[test]
     fn windows_shrink_before_connections_pass_and_recover_after() {
-        let memory = Memory::of(8 * MIB);
+        let memory = Memory::of(8 * MIB, 8 * MIB);
         let state = |used: u32| {
             memory.judge(used);
             (memory.is_tight(), memory.admits())
@@ -213,7 +247,7 @@ mod tests {
 
     #[test]
     fn a_burst_of_newcomers_is_bounded_before_it_is_measured() {
-        let memory = Memory::of(MIB);
+        let memory = Memory::of(MIB, MIB);
         assert_eq!((0..1000).filter(|_| memory.admits()).count(), 64);
         memory.judge(512);
         assert_eq!((0..1000).filter(|_| memory.admits()).count(), (896 - 512) / 16);
@@ -221,12 +255,12 @@ mod tests {
 
     #[test]
     fn sizes_fit_32_bits() {
-        let memory = Memory::of(u32::MAX);
+        let memory = Memory::of(u32::MAX, u32::MAX);
         memory.judge(u32::MAX);
         assert!(memory.is_tight() && !memory.admits());
         assert_eq!(window_of(u32::MAX), u32::MAX / 8);
         assert_eq!(window_of(0), SMALLEST_WINDOW);
         assert_eq!(window_of(400), 51_200);
-        assert_eq!(Memory::of(8 * MIB).largest_buffer(), 2 << 20);
+        assert_eq!(Memory::of(7 * MIB, 8 * MIB).largest_buffer(), 2 << 20);
     }
 }
