@@ -1,11 +1,10 @@
 //! The command line. A field's doc comment is its help text (argh).
 #![forbid(unsafe_code)]
 
-use std::fmt::Display;
+mod values;
+
 use std::io::{self, Write};
-use std::ops::RangeInclusive;
 use std::process::ExitCode;
-use std::str::FromStr;
 
 use argh::FromArgs;
 
@@ -13,7 +12,10 @@ use crate::control;
 use crate::pep::Handshake;
 use crate::relay::Side;
 use crate::selectors::{Cidr, PortRange, device_name};
-use crate::slots::MAX_SLOTS;
+use values::{
+    connect_timeout, drain, format, handshake, list, memory, milliseconds, mss, per_client, port, rate, side,
+    slots, status_format, threads,
+};
 
 /// The exit code of a command line that cannot be understood.
 const USAGE: u8 = 2;
@@ -54,6 +56,10 @@ pub struct Run {
     /// most connections at a time, 1 to 16384 (1024)
     #[argh(option, short = 'c', arg_name = "MAX_CONNS", default = "1024", from_str_fn(slots))]
     pub max_conns: usize,
+
+    /// most of them for one client, 1 to 16384 (any number)
+    #[argh(option, arg_name = "N", from_str_fn(per_client))]
+    pub per_client: Option<u32>,
 
     /// worker threads, 1 to 64 (one per core)
     #[argh(option, short = 'T', arg_name = "THREADS", from_str_fn(threads))]
@@ -279,117 +285,9 @@ fn one_line(output: &str) -> String {
     line
 }
 
-fn number<T>(text: &str, range: RangeInclusive<T>) -> Result<T, String>
-where
-    T: FromStr + PartialOrd + Display,
-{
-    let outside = || format!("not a whole number from {} to {}", range.start(), range.end());
-    match text.parse() {
-        Ok(number) if range.contains(&number) => Ok(number),
-        _ => Err(outside()),
-    }
-}
-
-fn port(text: &str) -> Result<u16, String> {
-    number(text, 1..=u16::MAX)
-}
-
-fn slots(text: &str) -> Result<usize, String> {
-    number(text, 1..=MAX_SLOTS)
-}
-
-fn threads(text: &str) -> Result<usize, String> {
-    number(text, 1..=64)
-}
-
-fn milliseconds(text: &str) -> Result<u32, String> {
-    number(text, 1..=10_000)
-}
-
-/// The limits are the kernel's: TCP_MIN_MSS and MAX_TCP_WINDOW in net/tcp.h.
-fn mss(text: &str) -> Result<u32, String> {
-    number(text, 88..=32_767)
-}
-
-fn memory(text: &str) -> Result<u32, String> {
-    number(text, 1..=65_536)
-}
-
-fn connect_timeout(text: &str) -> Result<u64, String> {
-    number(text, 1..=120)
-}
-
-fn drain(text: &str) -> Result<u64, String> {
-    number(text, 0..=3600)
-}
-
-/// Mbit/s with up to three decimals, as bytes per second.
-fn rate(text: &str) -> Result<u32, String> {
-    let complaint = || String::from("not a rate from 0.001 to 10000 Mbit/s");
-    let (whole, fraction) = text.split_once('.').unwrap_or((text, ""));
-    let digits = |text: &str| text.bytes().all(|byte| byte.is_ascii_digit());
-    if !digits(whole) || !digits(fraction) || fraction.len() > 3 {
-        return Err(complaint());
-    }
-    let kbit: Option<u32> = format!("{whole}{fraction:0<3}").parse().ok();
-    match kbit {
-        Some(kbit @ 1..=10_000_000) => Ok(kbit * 125),
-        _ => Err(complaint()),
-    }
-}
-
-fn handshake(text: &str) -> Result<Handshake, String> {
-    match text {
-        "deferred" => Ok(Handshake::Deferred),
-        "early" => Ok(Handshake::Early),
-        _ => Err("neither deferred nor early".into()),
-    }
-}
-
-fn side(text: &str) -> Result<Side, String> {
-    match text {
-        "server" => Ok(Side::Server),
-        "client" => Ok(Side::Client),
-        _ => Err("neither server nor client".into()),
-    }
-}
-
-fn format(text: &str) -> Result<Format, String> {
-    match text {
-        "nft" => Ok(Format::Nft),
-        "iptables" => Ok(Format::Iptables),
-        "ip6tables" => Ok(Format::Ip6tables),
-        _ => Err("none of nft, iptables, ip6tables".into()),
-    }
-}
-
-fn status_format(text: &str) -> Result<StatusFormat, String> {
-    match text {
-        "text" => Ok(StatusFormat::Text),
-        "json" => Ok(StatusFormat::Json),
-        "prometheus" => Ok(StatusFormat::Prometheus),
-        _ => Err("none of text, json, prometheus".into()),
-    }
-}
-
-fn list<T: FromStr<Err = String>>(text: &str) -> Result<List<T>, String> {
-    let items: Result<_, _> = text.split(',').map(|item| item.trim().parse()).collect();
-    items.map(List)
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
-
-    #[test]
-    fn rates_are_read_with_up_to_three_decimals() {
-        assert_eq!(rate("5"), Ok(625_000));
-        assert_eq!(rate("0.25"), Ok(31_250));
-        assert_eq!(rate("10000"), Ok(1_250_000_000));
-        for bad in ["", "0", "-1", "1.2345", "10001", "five", "1e3", "+5"] {
-            assert!(rate(bad).is_err(), "{bad}");
-        }
-    }
 
     #[test]
     fn complaints_are_one_line() {

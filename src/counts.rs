@@ -15,6 +15,8 @@ use nix::errno::Errno;
 pub enum Passed {
     /// No slot was free.
     Full,
+    /// `--per-client`: its client has as many as it may.
+    ClientFull,
     /// TCP-MD5 or TCP-AO.
     Signed,
     /// TCP Fast Open.
@@ -38,8 +40,9 @@ pub enum Passed {
 }
 
 impl Passed {
-    pub const ALL: [(Passed, &str); 12] = [
+    pub const ALL: [(Passed, &str); 13] = [
         (Passed::Full, "full"),
+        (Passed::ClientFull, "client_full"),
         (Passed::Signed, "signed"),
         (Passed::Data, "data"),
         (Passed::Unusual, "unusual"),

@@ -138,7 +138,7 @@ fn prepare(options: &Run, bell: Bell) -> Result<(Pep, Binding), Error> {
     let workers = listeners.into_iter().map(|own| Seat::new(queue.socket(), own));
     let workers = workers.collect::<Result<_, _>>();
     let pep = Pep {
-        slots: Slots::new(options.max_conns),
+        slots: Slots::new(options.max_conns, options.per_client),
         workers: workers.map_err(|errno| Error::system("prepare", "the workers", errno, ""))?,
         queue,
         tun,

@@ -170,7 +170,7 @@ fn redial(pep: &Pep, taker: usize, endpoints: &Endpoints) -> Option<()> {
     if pep.tun.addresses().any(|own| own == endpoints.server.ip()) {
         return None;
     }
-    let (id, owner) = pep.claim(*endpoints, taker)?;
+    let (id, owner) = pep.claim(*endpoints, taker).ok()?;
     let syn = Syn { client: endpoints.client, server: endpoints.server, dscp: 0 };
     let dialled = legs::dial(&syn, 0, pep).and_then(|server| {
         watch_server(pep, owner, id, &server)?;

@@ -12,6 +12,7 @@ mod ask;
 mod bell;
 mod bitmap;
 mod cli;
+mod clients;
 mod control;
 mod counts;
 mod daemon;

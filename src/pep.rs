@@ -148,8 +148,8 @@ impl Seat {
 
 impl Pep {
     /// A free slot, and its owner: the worker with the fewest connections that are not ending; of several `taker`,
-    /// if it is one of them. `None`: all slots are in use.
-    pub fn claim(&self, endpoints: Endpoints, taker: usize) -> Option<(SlotId, usize)> {
+    /// if it is one of them. Or why there is no slot.
+    pub fn claim(&self, endpoints: Endpoints, taker: usize) -> Result<(SlotId, usize), Passed> {
         let (id, mut slot) = self.slots.claim(endpoints)?;
         let load = |&worker: &usize| (self.workers[worker].load.load(Ordering::Relaxed), worker != taker);
         let owner = (0..self.workers.len()).min_by_key(load).unwrap_or(taker);
@@ -160,7 +160,7 @@ impl Pep {
         seat.connections.fetch_add(1, Ordering::SeqCst);
         seat.bell.ring();
         self.bell.ring();
-        Some((id, owner))
+        Ok((id, owner))
     }
 
     /// One direction of the connection has ended, so the other will soon.

@@ -20,6 +20,8 @@ use heapless::Vec;
 use nix::sys::epoll::EpollFlags;
 
 use crate::bitmap::Bitmap;
+use crate::clients::Clients;
+use crate::counts::Passed;
 use crate::relay::{Connection, Leg};
 use crate::syn;
 
@@ -99,12 +101,14 @@ pub struct Slots {
     tags: Box<[AtomicU32]>,
     /// For slots whose connection the listener has accepted: a hash of both ends, for the same purpose.
     accepted: Box<[AtomicU32]>,
+    clients: Clients,
     used: AtomicU32,
     peak: AtomicU32,
 }
 
 impl Slots {
-    pub fn new(capacity: usize) -> Slots {
+    /// `per_client`: the most for one client.
+    pub fn new(capacity: usize, per_client: Option<u32>) -> Slots {
         let start = Instant::now();
         let empty = || {
             Mutex::new(Slot {
@@ -124,6 +128,7 @@ impl Slots {
             pending: Bitmap::new(capacity, false),
             tags: (0..capacity).map(|_| AtomicU32::new(0)).collect(),
             accepted: (0..capacity).map(|_| AtomicU32::new(0)).collect(),
+            clients: Clients::new(capacity, per_client),
             used: AtomicU32::new(0),
             peak: AtomicU32::new(0),
         }
@@ -143,12 +148,15 @@ impl Slots {
         self.peak.load(Ordering::Relaxed) as usize
     }
 
-    /// A free slot, marked pending for `endpoints` and locked. `None`: all are in use.
-    pub fn claim(&self, endpoints: Endpoints) -> Option<(SlotId, MutexGuard<'_, Slot>)> {
-        let index = self.free.take_lowest()?;
+    /// A free slot, marked pending for `endpoints` and locked; or why there is none.
+    pub fn claim(&self, endpoints: Endpoints) -> Result<(SlotId, MutexGuard<'_, Slot>), Passed> {
+        let index = self.free.take_lowest().ok_or(Passed::Full)?;
+        if !self.clients.admit(endpoints.client.ip(), index, &self.busy) {
+            self.free.insert(index);
+            return Err(Passed::ClientFull);
+        }
         let used = self.used.fetch_add(1, Ordering::SeqCst) + 1;
         self.peak.fetch_max(used, Ordering::Relaxed);
-        self.busy.insert(index);
         let mut slot = self.lock_index(index);
         slot.begun = Instant::now();
         slot.endpoints = Some(endpoints);
@@ -156,7 +164,7 @@ impl Slots {
         slot.stage = Stage::Dialling(EpollFlags::empty());
         self.tags[index].store(tag(&endpoints), Ordering::Relaxed);
         self.pending.insert(index);
-        Some((id(index, &slot), slot))
+        Ok((id(index, &slot), slot))
     }
 
     /// The slot, if `id` still names its present use.

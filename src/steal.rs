@@ -80,9 +80,15 @@ fn steal(pep: &Pep, taker: usize, syn: &Syn, mut packet: Queued, crowded: bool) 
         pep.bell.ring();
         return pep.pass(packet.id, Passed::Memory);
     }
-    let Some((id, owner)) = pep.claim(endpoints, taker) else {
-        pep.pass(packet.id, Passed::Full);
-        return warn_full(pep);
+    let (id, owner) = match pep.claim(endpoints, taker) {
+        Ok(claimed) => claimed,
+        Err(why) => {
+            pep.pass(packet.id, why);
+            if why == Passed::Full {
+                warn_full(pep);
+            }
+            return;
+        }
     };
     note_room(pep);
     // Without the slot's lock: these system calls are most of the work, and the second may wake the owner.

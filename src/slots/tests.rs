@@ -19,13 +19,13 @@ fn inject(slots: &Slots, endpoints: Endpoints, at: Instant) -> SlotId {
 
 #[test]
 fn capacity_is_a_hard_limit_and_every_slot_comes_back() {
-    let slots = Slots::new(100);
+    let slots = Slots::new(100, None);
     for _ in 0..3 {
         let ids: Vec<SlotId, 100> = (0..100)
             .map(|port| slots.claim(endpoints(&format!("10.0.0.1:{port}"), "10.0.0.2:80")).unwrap().0)
             .collect();
         assert_eq!(slots.used(), 100);
-        assert!(slots.claim(endpoints("10.0.0.1:100", "10.0.0.2:80")).is_none());
+        assert_eq!(slots.claim(endpoints("10.0.0.1:100", "10.0.0.2:80")).err(), Some(Passed::Full));
         for id in ids {
             let slot = slots.lock(id).unwrap();
             slots.release(id, slot);
@@ -37,7 +37,7 @@ fn capacity_is_a_hard_limit_and_every_slot_comes_back() {
 
 #[test]
 fn a_released_slot_is_not_found_by_its_old_name() {
-    let slots = Slots::new(1);
+    let slots = Slots::new(1, None);
     let pair = endpoints("10.0.0.1:1", "10.0.0.2:80");
     let old = inject(&slots, pair, Instant::now());
     slots.release(old, slots.lock(old).unwrap());
@@ -51,7 +51,7 @@ fn a_released_slot_is_not_found_by_its_old_name() {
 
 #[test]
 fn a_repeated_syn_finds_its_slot_and_no_other_does() {
-    let slots = Slots::new(8);
+    let slots = Slots::new(8, None);
     let pair = endpoints("[fd00::1]:5", "[fd00::2]:80");
     let id = inject(&slots, pair, Instant::now());
     assert_eq!(slots.find_pending(&pair).unwrap().0, id);
@@ -67,7 +67,7 @@ fn a_repeated_syn_finds_its_slot_and_no_other_does() {
 
 #[test]
 fn the_same_client_port_to_two_servers_is_two_slots() {
-    let slots = Slots::new(8);
+    let slots = Slots::new(8, None);
     let now = Instant::now();
     let first = inject(&slots, endpoints("10.0.0.1:5", "10.0.0.2:80"), now);
     let second = inject(&slots, endpoints("10.0.0.1:5", "10.0.0.3:80"), now);
@@ -78,7 +78,7 @@ fn the_same_client_port_to_two_servers_is_two_slots() {
 
 #[test]
 fn a_changed_port_takes_the_oldest_but_an_exact_match_wins() {
-    let slots = Slots::new(8);
+    let slots = Slots::new(8, None);
     let now = Instant::now();
     let server = "10.0.0.2:80";
     let young = inject(&slots, endpoints("10.0.0.1:1", server), now + Duration::from_millis(2));
@@ -94,7 +94,7 @@ fn a_changed_port_takes_the_oldest_but_an_exact_match_wins() {
 
 #[test]
 fn a_held_syn_is_not_taken() {
-    let slots = Slots::new(1);
+    let slots = Slots::new(1, None);
     let pair = endpoints("10.0.0.1:1", "10.0.0.2:80");
     let (_, mut slot) = slots.claim(pair).unwrap();
     slot.stage = Stage::Held(Held { packet_id: 1, syn: Vec::new(), server: socket() });
@@ -110,7 +110,7 @@ fn a_slot_costs_less_than_a_kilobyte() {
 
 #[test]
 fn an_accepted_connection_is_known_by_both_its_ends_for_some_time() {
-    let slots = Slots::new(8);
+    let slots = Slots::new(8, None);
     let [pair, other] = ["10.0.0.1:5", "10.0.0.1:6"].map(|client| endpoints(client, "10.0.0.2:80"));
     let minute = Duration::from_secs(60);
     let id = inject(&slots, pair, Instant::now());

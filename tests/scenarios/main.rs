@@ -111,6 +111,7 @@ mod limits;
 mod listener;
 mod marks;
 mod memory;
+mod per_client;
 mod refusal;
 mod reset;
 mod restart;

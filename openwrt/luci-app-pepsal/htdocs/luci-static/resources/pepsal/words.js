@@ -37,6 +37,7 @@ return baseclass.extend({
 
 	reason: {
 		full: _('all connections were in use: allow more in the settings'),
+		client_full: _('one device had as many connections as one may have'),
 		signed: _('signed by its end hosts (TCP-MD5 or TCP-AO), as routing protocols do'),
 		data: _('its first packet carried data (TCP Fast Open)'),
 		unusual: _('its first packet was a fragment, had IP options, or was malformed'),

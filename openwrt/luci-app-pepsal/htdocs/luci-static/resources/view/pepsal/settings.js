@@ -93,6 +93,11 @@ return view.extend({
 		o.placeholder = '1024';
 		wholeNumber(o, 1, 16384);
 
+		o = s.taboption('advanced', form.Value, 'per_client', _('Connections of one device'),
+			_('So that one device cannot take all of them; more than that go end to end. Devices behind another router of the LAN count as one, and an IPv6 network as four.'));
+		o.placeholder = _('no limit');
+		wholeNumber(o, 1, 16384);
+
 		o = s.taboption('advanced', form.Value, 'threads', _('Threads'),
 			_('Worker threads, by default one for each processor.'));
 		o.placeholder = _('automatic');
