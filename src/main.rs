@@ -3,14 +3,15 @@
 //! The path of a connection: `queue` (netfilter hands over a SYN), `syn` (what it is), `steal` (claims one of
 //! the `slots`, begins the server leg: `legs`, `satellite`), `handshake` (injects the SYN through `tun`, accepts
 //! the client leg, joins the two), `worker` and `relay` (bytes both ways, through `pipes`, until both ends have
-//! closed). `pacer` divides the satellite link's rate over its legs (`share`) and keeps the `routes` of the jump
-//! start.
+//! closed). `pacer` divides the satellite link's rate over its legs (`share`), keeps the `routes` of the jump
+//! start and has it remember what the link has `carried`.
 //! `daemon` starts and stops all that; `rules` prints what the firewall has to do.
 #![deny(unsafe_code)]
 
 mod ask;
 mod bell;
 mod bitmap;
+mod carried;
 mod cli;
 mod clients;
 mod control;

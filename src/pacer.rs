@@ -1,7 +1,7 @@
 //! The thread `pacer`: divides the satellite link's rate over the legs that send, and keeps the jump start's routes.
 //!
 //! Sleeps while no leg sends, but for news of the routes, and while one does, but for a glance every other second to
-//! keep BBR going. While several do, it looks five times a second at what each has sent and sets the ceiling of its
+//! keep BBR going and to see what the link carries. While several do, it looks five times a second at what each has sent and sets the ceiling of its
 //! pace (see `share`); a leg whose ceiling stays as it is costs one system call, a silent one none. Slots are locked
 //! one at a time; under a lock go only calls on that slot's own socket, which never block.
 #![forbid(unsafe_code)]
@@ -13,10 +13,12 @@ use nix::sys::epoll::{Epoll, EpollCreateFlags, EpollEvent, EpollFlags, EpollTime
 use nix::sys::socket::{setsockopt, sockopt};
 
 use crate::bell::Bell;
+use crate::carried::Carried;
 use crate::pep::Pep;
 use crate::routes::Routes;
 use crate::share::{Senders, Share, is_contended, water_level};
 use crate::slots::{SlotId, Stage};
+use crate::tcp_info::{self, Chronicle, Limit};
 use crate::{log, sys};
 
 const TICK: Duration = Duration::from_millis(200);
@@ -28,7 +30,7 @@ const QUIET_TICKS: u32 = 10;
 /// eighth of a geostationary link. Begun anew before that, it goes on with what it has measured.
 const RENEWAL: Duration = Duration::from_secs(8);
 
-/// How often a leg that sends alone is looked at, if it is to be renewed: to know whether it has its share now.
+/// How often a leg that sends alone is looked at: to know whether it has its share now.
 const GLANCE: Duration = Duration::from_secs(2);
 
 /// Bytes per second that a leg may always have on top of what it has used.
@@ -55,6 +57,8 @@ struct Account {
     /// The ceiling that was set, over IPv4; 0: not yet by this thread.
     pace: u32,
     renewed: Option<Instant>,
+    /// Of the last look at which it had more to send than a burst.
+    chronicle: Chronicle,
 }
 
 impl Account {
@@ -149,6 +153,9 @@ struct Division<'a> {
     quiet: u32,
     /// Bytes sent beyond the link's rate, which must be waiting somewhere.
     queue: u64,
+    /// Since the last look, the path kept a leg from sending more.
+    by_path: bool,
+    carried: Carried,
     mark: u32,
 }
 
@@ -164,6 +171,8 @@ impl<'a> Division<'a> {
             last_tick: Instant::now(),
             quiet: 0,
             queue: 0,
+            by_path: false,
+            carried: Carried::default(),
             mark: 0,
         }
     }
@@ -171,8 +180,8 @@ impl<'a> Division<'a> {
     /// When to look again unless something happens.
     fn due(&self, senders: Senders) -> Option<Instant> {
         match senders {
-            Senders::Nobody => None,
-            Senders::One(_) => self.pep.legs.satellite.can_renew().then(|| self.last_tick + GLANCE),
+            Senders::Nobody => self.carried.until,
+            Senders::One(_) => Some(self.last_tick + GLANCE),
             Senders::Several => Some(self.last_tick + TICK),
         }
     }
@@ -180,6 +189,9 @@ impl<'a> Division<'a> {
     fn turn(&mut self) {
         let now = Instant::now();
         let senders = self.share.senders();
+        if self.carried.expires(now) {
+            self.share.set_carried(self.share.whole.0[0]);
+        }
         let afresh = senders != self.before;
         let due = self.due(senders).is_some_and(|due| now >= due);
         match senders {
@@ -195,8 +207,12 @@ impl<'a> Division<'a> {
     /// `elapsed`: since the last look; `None`: too long to tell a rate by.
     fn look(&mut self, now: Instant, elapsed: Option<Duration>) {
         self.last_tick = now;
+        self.by_path = false;
         let sent = self.collect(elapsed);
         let [whole, _] = self.share.whole.0;
+        if let Some(rate) = self.carried.note(now, sent, self.by_path, whole) {
+            self.share.set_carried(rate);
+        }
         let budget = match elapsed {
             Some(elapsed) => {
                 let carried = u64::from(whole) * elapsed.as_millis() as u64 / 1000;
@@ -236,6 +252,7 @@ impl<'a> Division<'a> {
     fn collect(&mut self, elapsed: Option<Duration>) -> u64 {
         self.senders.clear();
         let [whole, _] = self.share.whole.0;
+        let burst = self.pep.legs.satellite.unsent(self.share.side);
         let mut all = 0;
         for (id, mut slot) in self.pep.slots.in_use() {
             let Stage::Relaying(connection) = &mut slot.stage else {
@@ -250,7 +267,15 @@ impl<'a> Division<'a> {
                 account.peak = 0;
                 continue;
             }
-            let unsent = sys::unsent(connection.socket(self.share.side)).unwrap_or(0);
+            let socket = connection.socket(self.share.side);
+            let unsent = sys::unsent(socket).unwrap_or(0);
+            if unsent >= burst / 4
+                && let Some(info) = tcp_info::of(socket)
+            {
+                let limit = elapsed.and_then(|time| info.limit(account.chronicle, time.as_millis() as u32));
+                self.by_path |= limit == Some(Limit::Congestion);
+                account.chronicle = info.chronicle.unwrap_or_default();
+            }
             let sent = account.look(total, unsent);
             let rate = elapsed.map(|elapsed| (sent * 1000 / (elapsed.as_millis() as u64).max(1)) as u32);
             // New ones have had a share of their own from the start.

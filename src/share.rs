@@ -33,6 +33,8 @@ pub struct Share {
     senders: AtomicU32,
     /// What one more leg gets while several send, over IPv4.
     next: AtomicU32,
+    /// What new legs may reckon with as the whole link, over IPv4 (see `carried`).
+    carried: AtomicU32,
     bell: Bell,
     ending: AtomicBool,
 }
@@ -63,8 +65,9 @@ pub enum Senders {
 impl Share {
     pub fn new(side: Side, whole: Pace, windows: heapless::Vec<u32, LEVELS>, bell: Bell) -> Share {
         let Pace([v4, _]) = whole;
-        let (senders, next) = (AtomicU32::new(NOBODY), AtomicU32::new(v4));
-        Share { side, whole, windows, senders, next, bell, ending: AtomicBool::new(false) }
+        let [next, carried] = [v4; 2].map(AtomicU32::new);
+        let senders = AtomicU32::new(NOBODY);
+        Share { side, whole, windows, senders, next, carried, bell, ending: AtomicBool::new(false) }
     }
 
     /// The leg in slot `index` has got bytes to send. Costs a load, but for the moment when the senders change.
@@ -127,14 +130,25 @@ impl Share {
         self.next.store(share, Ordering::Relaxed);
     }
 
+    /// New legs are to begin as if this were the whole link.
+    pub fn set_carried(&self, carried: u32) {
+        let Pace([whole, _]) = self.whole;
+        // A link that has carried nothing carries something again.
+        self.carried.store(carried.max(whole >> LEVELS), Ordering::Relaxed);
+    }
+
     /// What a new leg gets, as a pace over IPv4.
     fn next(&self) -> u32 {
         let Pace([whole, _]) = self.whole;
-        match self.senders.load(Ordering::Relaxed) {
+        let share = match self.senders.load(Ordering::Relaxed) {
             NOBODY => whole,
             SEVERAL => self.next.load(Ordering::Relaxed),
             _ => whole / 2,
-        }
+        };
+        let carried = self.carried.load(Ordering::Relaxed);
+        let share = u64::from(share) * u64::from(carried) / u64::from(whole);
+        // The kernel takes 0 for a stop.
+        (share as u32).max(1)
     }
 
     /// Gives a new leg its first pace; that of the whole link it is born with.

@@ -21,6 +21,7 @@ once!(
     four_senders_are_equal,
     the_rest_goes_to_who_wants_it,
     bursts_are_not_held_back,
+    a_fade_is_remembered,
     silent_without_rates
 );
 
@@ -248,6 +249,37 @@ fn bursts_are_not_held_back() {
         let leg = Socket::of(&bed.net.router, "dport", listener.address.port());
         assert!(ceiling(&leg) > 900_000, "{:?}", leg.words);
     }
+}
+
+/// What a link that carries less than it was sold with carried lately is what the next connections begin with, until it
+/// is seen to carry all of it (or a minute has passed).
+fn a_fade_is_remembered() {
+    let bed = Bed::started(Deferred, &LINK);
+    let first_window = || {
+        let listener = bed.listen(Family::V4);
+        let pair = bed.stolen(&listener);
+        let window = Socket::of(&bed.net.router, "dport", listener.address.port()).info("cwnd");
+        pair.close();
+        window
+    };
+    let listener = bed.listen(Family::V4);
+    let sending = bed.stolen(&listener);
+    thread::scope(|scope| {
+        scope.spawn(|| send(&sending.client, 1, 4_000_000).expect("send"));
+        let receiver = scope.spawn(|| receive(&sending.server, 1, 4_000_000));
+        // By then it is no longer the server's first window that limits.
+        eventually("a quarter is there", patience(), || {
+            Socket::of(&bed.net.router, "dport", listener.address.port()).info("bytes_acked") > 1_000_000
+        });
+        let to_it = format!("tcp dport {}", listener.address.port());
+        bed.net.server.discard("rain", "input priority -400", &to_it);
+        eventually("the next begin with less", patience(), || first_window() <= WINDOW / 8);
+        assert!(!receiver.is_finished(), "it was through before the rain: the scenario shows nothing");
+        bed.net.server.remove_rules("rain");
+    });
+    sending.close();
+    let forgotten = Duration::from_secs(60) + patience();
+    eventually("the next begin with the whole window", forgotten, || first_window() == WINDOW);
 }
 
 /// Nothing is known of the link: no tables, no rules, no thread.
