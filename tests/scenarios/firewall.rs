@@ -5,13 +5,14 @@
 use std::io::{self, ErrorKind};
 use std::net::{IpAddr, SocketAddr};
 use std::os::fd::OwnedFd;
+use std::thread;
 
 use nix::sys::socket::setsockopt;
 use nix::{setsockopt_impl, sockopt_impl};
 
 use crate::bed::{Bed, Family, Handshake, Handshake::*, Net, Plan};
 use crate::connection::{Listener, Pair, dial, dial_within};
-use crate::host::{eventually, seconds};
+use crate::host::{eventually, patience, seconds};
 use crate::segment::send_syn;
 
 four_ways!(what_is_dropped_stays_dropped, guest_zone, translated_destination);
@@ -22,6 +23,7 @@ both_families!(
     from_outside,
     from_the_router,
     strict_reverse_path_filter,
+    rules_gone_while_a_syn_is_held,
 );
 once!(rules_loaded_twice);
 
@@ -242,4 +244,37 @@ fn rules_loaded_twice() {
         open.close();
         bed.check_nothing_left(family);
     }
+}
+
+/// The SYN that waits for its server when somebody flushes the rules is redirected by nobody: it goes on to the server.
+fn rules_gone_while_a_syn_is_held(family: Family) {
+    let mut bed = Bed::started(Deferred, &["-T", "1"]);
+    // As every firewall has: the kernel tracks connections only while a rule needs it.
+    bed.net.router.add_rules("tracking", "forward priority filter", "ct state established accept");
+    let listener = bed.listen(family);
+    let port = listener.address.port();
+    let from_router = format!("{} saddr {} tcp dport {port}", family.nft(), family.router_wan());
+    bed.net.server.discard("router", "input priority 0", &from_router);
+
+    thread::scope(|scope| {
+        let connecting = scope.spawn(|| bed.connect(listener.address));
+        eventually("a SYN is held", patience(), || bed.net.router.connected_ports().contains(&port));
+        // Its repetitions would go direct in any case.
+        bed.net.router.discard("repeated", "prerouting priority -400", "iifname lan tcp flags syn");
+        bed.remove_rules();
+        bed.net.server.remove_rules("router");
+        // The server leg may be there before the client.
+        let mut accepted = listener.accept();
+        if accepted.1.ip() == family.router_wan() {
+            accepted = listener.accept();
+        }
+        let (server, peer) = accepted;
+        let client = connecting.join().expect("a thread").expect("a connection");
+        let pair = Pair { client, server, peer };
+        bed.check_direct(&pair);
+        pair.exchange(1, 10_000);
+    });
+    bed.net.router.remove_rules("repeated");
+    bed.install_rules(&[]);
+    bed.check_nothing_left(family);
 }
