@@ -22,13 +22,13 @@ const USAGE: u8 = 2;
 
 /// TCP performance enhancing proxy for satellite links.
 #[derive(FromArgs)]
-struct Arguments {
+pub struct Arguments {
     /// print the version and exit
     #[argh(switch)]
     version: bool,
 
     #[argh(subcommand)]
-    command: Option<Command>,
+    pub command: Option<Command>,
 }
 
 #[derive(FromArgs)]
@@ -275,7 +275,7 @@ fn usage_error(what: &str) -> ExitCode {
 }
 
 /// argh speaks in several lines with capital letters.
-fn one_line(output: &str) -> String {
+pub fn one_line(output: &str) -> String {
     let mut words = output.split_whitespace();
     let mut line = words.next().unwrap_or("").to_ascii_lowercase();
     for word in words.take_while(|&word| word != "Run") {

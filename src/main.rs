@@ -50,6 +50,10 @@ mod top;
 mod tun;
 mod worker;
 
+#[cfg(fuzzing)]
+#[path = "../tests/fuzz/fuzz.rs"]
+pub mod fuzz;
+
 use std::io::{self, Write};
 use std::process::ExitCode;
 

@@ -69,7 +69,7 @@ pub fn attributes(mut bytes: &[u8]) -> impl Iterator<Item = (u16, &[u8])> {
 }
 
 /// The messages in `bytes`, as type, flags and body.
-fn messages(mut bytes: &[u8]) -> impl Iterator<Item = (u16, u16, &[u8])> {
+pub fn messages(mut bytes: &[u8]) -> impl Iterator<Item = (u16, u16, &[u8])> {
     std::iter::from_fn(move || {
         let length = u32_at(bytes, 0)? as usize;
         let (kind, flags) = (u16_at(bytes, 4)?, u16_at(bytes, 6)?);
@@ -99,10 +99,10 @@ fn message(kind: u16, flags: i32, body: &[u8]) -> Vec<u8> {
 }
 
 /// The kernel's word in an NLMSG_ERROR: struct nlmsgerr begins with 0 or a negative errno.
-fn verdict(body: &[u8]) -> Result<(), Errno> {
+pub fn verdict(body: &[u8]) -> Result<(), Errno> {
     match u32_at(body, 0).map(|code| code as i32) {
         Some(0) => Ok(()),
-        Some(code) => Err(Errno::from_raw(-code)),
+        Some(code) => Err(Errno::from_raw(code.wrapping_neg())),
         None => Err(Errno::EBADMSG),
     }
 }

@@ -105,6 +105,12 @@ pub struct Queued {
 }
 
 impl SynQueue {
+    /// One that no packet comes to.
+    #[cfg(fuzzing)]
+    pub fn unbound(socket: OwnedFd) -> SynQueue {
+        SynQueue { socket, number: 0, last_id: AtomicU32::new(0), dropped: Mutex::new(Vec::new()) }
+    }
+
     /// The next packet, if there is one; never blocks.
     pub fn next(&self) -> Option<Queued> {
         let mut message = [0; MESSAGE_LEN];
@@ -203,7 +209,7 @@ const HEADER_LEN: usize = 16;
 const ATTRIBUTES_AT: usize = 20;
 
 /// NFQNL_MSG_PACKET. Netlink headers are in the machine's byte order, the content of attributes in the network's.
-fn read_packet(message: &[u8]) -> Option<Queued> {
+pub fn read_packet(message: &[u8]) -> Option<Queued> {
     const NFQNL_MSG_PACKET: u16 = 0;
     const NFQA_PACKET_HDR: u16 = 1;
     const NFQA_MARK: u16 = 3;

@@ -236,18 +236,18 @@ fn rule(family: u8, level: usize) -> Body {
 }
 
 /// A route of the family that leads somewhere or nowhere; not the cached ones, nor those of local addresses.
-fn is_route(route: &[u8], family: u8) -> bool {
+pub fn is_route(route: &[u8], family: u8) -> bool {
     let cached = u32_at(route, 8).is_none_or(|flags| flags & libc::RTM_F_CLONED != 0);
     !cached && route[0] == family && matches!(route[7], RTN_UNICAST | RTN_BLACKHOLE..=RTN_THROW)
 }
 
-fn table_of(route: &[u8]) -> u32 {
+pub fn table_of(route: &[u8]) -> u32 {
     let attribute = attributes(&route[RTMSG..]).find(|(kind, _)| *kind == RTA_TABLE);
     attribute.and_then(|(_, value)| u32_at(value, 0)).unwrap_or(u32::from(route[4]))
 }
 
 /// What stays the same of a route as long as nobody changes it: without table, lifetimes and the devices' states.
-fn lasting(route: &[u8]) -> Body {
+pub fn lasting(route: &[u8]) -> Body {
     let mut header = [0; RTMSG];
     header.copy_from_slice(&route[..RTMSG]);
     header[4] = 0;
@@ -287,7 +287,7 @@ fn without_states(nexthops: &[u8]) -> Vec<u8> {
 }
 
 /// The route (as [`lasting`] leaves it) in another table and with a first window, unless its owner gave it one.
-fn copy(route: &[u8], table: u32, window: u32) -> Body {
+pub fn copy(route: &[u8], table: u32, window: u32) -> Body {
     let mut copy = Body::new(&route[..RTMSG]);
     let mut metrics = Vec::new();
     for (kind, value) in attributes(&route[RTMSG..]) {
@@ -306,7 +306,7 @@ fn copy(route: &[u8], table: u32, window: u32) -> Body {
 }
 
 /// In place of a route: the rules go on to the next table.
-fn throw(route: &[u8], table: u32) -> Body {
+pub fn throw(route: &[u8], table: u32) -> Body {
     let mut header = [0; RTMSG];
     header[..4].copy_from_slice(&route[..4]);
     header[5] = route[5];
@@ -314,7 +314,7 @@ fn throw(route: &[u8], table: u32) -> Body {
     keeping(Body::new(&header), route, &[RTA_DST, RTA_SRC, RTA_PRIORITY]).with_u32(RTA_TABLE, table)
 }
 
-fn deletion(route: &[u8]) -> Body {
+pub fn deletion(route: &[u8]) -> Body {
     let mut header = [0; RTMSG];
     header[..8].copy_from_slice(&route[..8]);
     keeping(Body::new(&header), route, &[RTA_DST, RTA_SRC, RTA_PRIORITY, RTA_TABLE])

@@ -29,7 +29,7 @@ pub fn print(rules: &Rules) -> Result<(), Error> {
     })
 }
 
-fn script_for(rules: &Rules) -> Result<String, Error> {
+pub fn script_for(rules: &Rules) -> Result<String, Error> {
     let lan = devices(&rules.lan)?;
     let wan = devices(&rules.wan)?;
     let mut script = String::new();

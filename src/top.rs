@@ -29,7 +29,7 @@ const HEAD: [&str; 5] = ["pepsal", "handshake", "connections", "rate", "warning"
 const FIXED: usize = 38;
 
 #[derive(Clone, Copy, PartialEq, Eq)]
-enum Order {
+pub enum Order {
     Rate,
     Up,
     Down,
@@ -129,7 +129,7 @@ fn drawn(status: &[u8], list: &[u8], order: Order) -> Vec<u8> {
     screenful(status, list, order, rows, columns)
 }
 
-fn screenful(status: &[u8], list: &[u8], order: Order, rows: usize, columns: usize) -> Vec<u8> {
+pub fn screenful(status: &[u8], list: &[u8], order: Order, rows: usize, columns: usize) -> Vec<u8> {
     let (status, list) = (String::from_utf8_lossy(status), String::from_utf8_lossy(list));
     let width = columns.saturating_sub(FIXED) / 2;
     let mut out = b"\x1b[H".to_vec();

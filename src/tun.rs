@@ -81,6 +81,12 @@ impl Tun {
         Ok(Tun { device, ipv6 })
     }
 
+    /// One that swallows what is injected.
+    #[cfg(fuzzing)]
+    pub fn nowhere() -> Tun {
+        Tun { device: File::options().write(true).open("/dev/null").expect("/dev/null"), ipv6: true }
+    }
+
     /// The addresses that redirected connections arrive at.
     pub fn addresses(&self) -> impl Iterator<Item = IpAddr> {
         [IPV4.into()].into_iter().chain(self.ipv6.then_some(IPV6.into()))

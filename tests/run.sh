@@ -12,7 +12,7 @@ cd "$(dirname "$0")/.." || exit 1
 
 quick='format lint shell unit scenarios allocations package luci'
 # The package's sizes want the cross builds.
-all='format lint shell unit scenarios fade allocations cross package package_router satlab luci demo'
+all='format lint shell unit scenarios fade allocations fuzz cross package package_router satlab luci demo'
 
 step_format() { cargo fmt --all --check; }
 step_lint() { cargo clippy --quiet --locked --all-targets --all-features -- -D warnings; }
@@ -30,6 +30,8 @@ step_fade() { cargo test --locked --test scenarios -- --ignored; }
 step_allocations() {
     cargo test --locked --target-dir target/allocations --features count-allocations --test scenarios allocations
 }
+# What reads foreign bytes, two minutes for each reader: seven minutes.
+step_fuzz() { tests/fuzz/run.sh; }
 step_package() { tests/package/run.sh; }
 # The same on an emulated router with the real nft queue: a minute.
 step_package_router() { tests/package/router.sh; }
