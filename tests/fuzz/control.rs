@@ -87,7 +87,7 @@ impl Daemon {
         let queue = SynQueue::unbound(queue.into());
         let seat = Seat::new(queue.socket(), heapless::Vec::new()).expect("a seat");
         let pep = Pep {
-            slots: Slots::new(SLOTS),
+            slots: Slots::new(SLOTS, Some(8)),
             workers: Box::new([seat]),
             queue,
             tun: Tun::nowhere(),
@@ -128,7 +128,7 @@ impl Daemon {
             SocketAddr::new(ip, (octets >> 16) as u16)
         };
         let endpoints = Endpoints { client: any(octets), server: any(octets.rotate_left(64)) };
-        let Some((id, _)) = self.pep.claim(endpoints, 0) else { return };
+        let Ok((id, _)) = self.pep.claim(endpoints, 0) else { return };
         if relaying && let Some(mut slot) = self.pep.slots.lock(id) {
             let leg = || Leg::new(tcp_socket(AddressFamily::Inet).expect("a socket"));
             slot.stage = Stage::Relaying(Connection::new(leg(), leg()));
