@@ -15,7 +15,7 @@ use crate::stream::{MIB, receive, send};
 four_ways!(budget);
 
 /// In MiB. The numbers of the link let each direction of a connection's satellite leg take a tenth of it.
-const ARGS: [&str; 8] = ["--memory", "8", "--rate-down", "8", "--rate-up", "8", "--rtt", "200"];
+const ARGS: [&str; 8] = ["--memory", "8", "--rate-down", "5", "--rate-up", "8", "--rtt", "200"];
 const BUDGET: u64 = 8 * MIB;
 
 /// What a server sends on each connection: more than all buffers on the way.
