@@ -10,9 +10,9 @@ cd "$(dirname "$0")/.." || exit 1
 # shellcheck source=tests/setup.sh
 . tests/setup.sh
 
-quick='format lint shell unit scenarios allocations package luci'
+quick='format lint shell dependencies unit scenarios allocations package luci'
 # The package's sizes want the cross builds.
-all='format lint shell unit scenarios fade allocations fuzz cross package package_router satlab luci demo'
+all='format lint shell dependencies unit scenarios fade allocations fuzz cross package package_router satlab luci demo'
 
 step_format() { cargo fmt --all --check; }
 step_lint() { cargo clippy --quiet --locked --all-targets --all-features -- -D warnings; }
@@ -22,6 +22,7 @@ step_shell() {
         ! head -n 1 "$file" | grep -qE '^#!/bin/(sh|bash)|^# shellcheck shell=' || printf '%s\n' "$file"
     done | xargs shellcheck -x
 }
+step_dependencies() { tests/dependencies.sh; }
 step_unit() { cargo test --quiet --locked --bins --examples; }
 step_scenarios() { cargo test --locked --test scenarios -- --test-threads=2; }
 # A rain fade of a minute, and the minute that TCP may wait after it.
