@@ -44,8 +44,13 @@ impl Bell {
 
     pub fn ring(&self) {
         if self.asleep.swap(false, Ordering::SeqCst) {
-            // An eventfd's counter cannot overflow by ones.
-            let _ = self.event.write(1);
+            self.ring_in_any_case();
         }
+    }
+
+    /// Also where the thread waits with a time limit.
+    pub fn ring_in_any_case(&self) {
+        // An eventfd's counter cannot overflow by ones.
+        let _ = self.event.write(1);
     }
 }

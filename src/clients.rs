@@ -31,17 +31,23 @@ impl Clients {
         Clients { most, noted: (0..slots).map(|_| Default::default()).collect() }
     }
 
+    /// Puts `index` into `busy`, however many slots its client has.
+    pub fn note(&self, client: IpAddr, index: usize, busy: &Bitmap) {
+        if self.most.is_some() {
+            for (place, hash) in self.noted[index].iter().zip(hashes(client)) {
+                place.store(hash, Ordering::Relaxed);
+            }
+        }
+        busy.insert(index);
+    }
+
     /// Puts `index` into `busy`, unless that were more slots than its client may have.
     pub fn admit(&self, client: IpAddr, index: usize, busy: &Bitmap) -> bool {
+        self.note(client, index, busy);
         let Some(most) = self.most else {
-            busy.insert(index);
             return true;
         };
         let hashes = hashes(client);
-        for (place, hash) in self.noted[index].iter().zip(hashes) {
-            place.store(hash, Ordering::Relaxed);
-        }
-        busy.insert(index);
         // Between the one's bit and the look at the other's, so that not both look too early.
         fence(Ordering::SeqCst);
         let mut found = [0; 2];

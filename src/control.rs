@@ -19,6 +19,7 @@ use nix::errno::Errno;
 use nix::sys::stat::{Mode, umask};
 
 use crate::error::Error;
+use crate::handover;
 use crate::looks::Looks;
 use crate::page::Page;
 use crate::pep::Pep;
@@ -43,7 +44,8 @@ const OTHERS: Mode = Mode::from_bits_truncate(0o117);
 
 pub struct Control {
     listener: UnixListener,
-    path: PathBuf,
+    /// To be removed at the end; `None`: it is not this daemon's yet.
+    path: Option<PathBuf>,
     askers: [Option<Asker>; PLACES],
     looks: Looks,
 }
@@ -72,6 +74,7 @@ struct List {
 enum Request {
     Status(report::Format),
     Connections(connections::Format),
+    TakeOver,
 }
 
 impl Request {
@@ -83,6 +86,7 @@ impl Request {
             b"connections json" => Request::Connections(connections::Format::Json),
             b"connections text" => Request::Connections(connections::Format::Text),
             b"connections columns" => Request::Connections(connections::Format::Columns),
+            handover::REQUEST => Request::TakeOver,
             _ => return None,
         })
     }
@@ -93,7 +97,17 @@ enum Next {
     Wait,
     /// The request is complete, the answer begins.
     Answer,
+    HandOver,
     End,
+}
+
+/// What became of an asker.
+pub enum Served<'a> {
+    Waits,
+    /// It is the answer's turn from now on.
+    IsAnswered(BorrowedFd<'a>),
+    /// It takes over.
+    TakesOver(UnixStream),
 }
 
 impl Control {
@@ -125,7 +139,19 @@ impl Control {
         let listener = listener
             .map_err(|error| Errno::from_raw(error.raw_os_error().unwrap_or(libc::EIO)))
             .map_err(failed("choose another path with --control"))?;
-        Ok(Control { listener, path: path.into(), askers: Default::default(), looks: Looks::new() })
+        let mut control = Control::at(listener);
+        control.keep(path);
+        Ok(control)
+    }
+
+    /// Answers at what another daemon listens at, and still may.
+    pub fn at(listener: UnixListener) -> Control {
+        Control { listener, path: None, askers: Default::default(), looks: Looks::new() }
+    }
+
+    /// From now on the socket goes with this daemon.
+    pub fn keep(&mut self, path: &str) {
+        self.path = Some(path.into());
     }
 
     pub fn listener(&self) -> BorrowedFd<'_> {
@@ -147,21 +173,25 @@ impl Control {
         Some((place, asker.stream.as_fd()))
     }
 
-    /// Goes on with the asker at `place`; its socket when it is the answer's turn from now on.
-    pub fn serve(&mut self, place: usize, pep: &Pep, samples: &Samples) -> Option<BorrowedFd<'_>> {
-        let asker = self.askers.get_mut(place)?.as_mut()?;
+    /// Goes on with the asker at `place`.
+    pub fn serve(&mut self, place: usize, pep: &Pep, samples: &Samples) -> Served<'_> {
+        let Some(Some(asker)) = self.askers.get_mut(place) else {
+            return Served::Waits;
+        };
         let next = match asker.asked {
             false => asker.hear(pep, samples),
             true => asker.send(pep, &mut self.looks),
         };
-        match next {
-            Next::Wait => None,
-            Next::Answer => self.askers[place].as_ref().map(|asker| asker.stream.as_fd()),
-            Next::End => {
-                self.close(place);
-                None
-            }
+        if matches!(next, Next::End) {
+            self.close(place);
         }
+        let asker = &mut self.askers[place];
+        let served = match next {
+            Next::Wait | Next::End => None,
+            Next::Answer => asker.as_ref().map(|it| Served::IsAnswered(it.stream.as_fd())),
+            Next::HandOver => asker.take().map(|it| Served::TakesOver(it.stream)),
+        };
+        served.unwrap_or(Served::Waits)
     }
 
     /// When the first of them has been silent for too long.
@@ -183,7 +213,9 @@ impl Control {
 impl Drop for Control {
     fn drop(&mut self) {
         // Not allowed any more if privileges were dropped; then the next daemon replaces it.
-        let _ = fs::remove_file(&self.path);
+        if let Some(path) = &self.path {
+            let _ = fs::remove_file(path);
+        }
     }
 }
 
@@ -219,6 +251,10 @@ impl Asker {
             Some(Request::Connections(format)) => {
                 connections::begin(&mut self.page, pep, format);
                 self.list = Some(List { format, next_slot: 0, any: false });
+            }
+            Some(Request::TakeOver) if handover::may_take_over(&self.stream) => return Next::HandOver,
+            Some(Request::TakeOver) => {
+                self.page.text("only root and the daemon's own user may take over\n");
             }
             None => {
                 self.page.text("pepsal does not know this request\n");

@@ -2,13 +2,13 @@
 //!
 //! Everything that can be missing is asked for before the first SYN is stolen, so a daemon that cannot run
 //! leaves the router forwarding as before. SIGTERM or SIGINT: no more stealing, connections may go on for a
-//! bounded time, a second signal ends them at once. Whatever is left is reset by the exit itself (see `legs`).
+//! bounded time, SIGINT ends that wait. Whatever is left is reset by the exit itself (see `legs`).
 #![forbid(unsafe_code)]
 
 use std::net::SocketAddr;
 use std::os::fd::OwnedFd;
 use std::panic;
-use std::process::abort;
+use std::process::{abort, exit};
 use std::sync::Arc;
 use std::sync::atomic::AtomicBool;
 use std::thread::{self, JoinHandle};
@@ -25,13 +25,15 @@ use crate::control::{self, Control};
 use crate::counts::Counts;
 use crate::error::Error;
 use crate::gain::Gain;
+use crate::handover::Giver;
 use crate::legs::{self, LegOptions};
-use crate::main_loop::MainLoop;
+use crate::main_loop::{End, MainLoop};
 use crate::memory::Memory;
 use crate::pacer::Pacer;
+use crate::parking::Parking;
 use crate::pep::{Pep, Seat};
 use crate::pipes::MAX_PIPES;
-use crate::queue::{self, Binding};
+use crate::queue::{self, SynQueue};
 use crate::routes::Routes;
 use crate::satellite::{Link, Satellite};
 use crate::share::{self, Pace, Share};
@@ -55,18 +57,47 @@ pub fn run(options: &Run) -> Result<(), Error> {
     abort_on_panic();
     let failed = |errno| Error::system("prepare", "the main thread", errno, "");
     let mut main_loop = MainLoop::new().map_err(failed)?;
-    let (mut pep, binding) = prepare(options, main_loop.bell().map_err(failed)?)?;
-    if let Some(control) = control_socket(options.control.as_deref())? {
+    let memory = Memory::new(options.memory);
+    let legs = leg_options(options, &memory)?;
+    let path = options.control.as_deref();
+    let mut giver = find_giver(options, path.unwrap_or(control::PATH))?;
+    let threads = threads(options, giver.as_ref());
+    raise_descriptor_limit(options.max_conns, threads)?;
+    let control = match &mut giver {
+        Some(giver) => Some(Control::at(giver.descriptor()?.into())),
+        None => control_socket(path)?,
+    };
+    if let Some(control) = control {
         main_loop.answer_at(control).map_err(failed)?;
     }
+    let ground = match &mut giver {
+        Some(giver) => take_ground(options, giver)?,
+        None => break_ground(options, &legs, threads)?,
+    };
+    let mut pep = prepare(options, memory, legs, ground, main_loop.bell().map_err(failed)?)?;
     main_loop.depend_on(pep.tun.device()).map_err(failed)?;
-    let pacer = prepare_pacer(&mut pep)?;
+    let mut pacer = prepare_pacer(&mut pep)?;
     privileges::drop_to(options.user.as_deref())?;
+    let count = giver.as_ref().map(|giver| giver.hand_all(&pep)).transpose()?;
     let pep = Arc::new(pep);
     for index in 0..pep.workers.len() {
         let pep = Arc::clone(&pep);
         spawn("worker", Box::new(move || Worker::new(&pep, index).run()))?;
     }
+    if let (Some(giver), Some(count)) = (&giver, count) {
+        giver.leave()?;
+        settle(options, &pep);
+        pep.parking.open();
+        main_loop.keep(path.unwrap_or(control::PATH), pep.bytes());
+        log::notice(format_args!("took {count} connections over from pid {}", giver.offer.pid));
+    }
+    // The other daemon has gone, and its routes are replaced.
+    match (&mut pacer, &pep.share) {
+        (Some(pacer), Some(share)) if !share.windows.is_empty() => pacer.install_routes(share),
+        _ if giver.is_some() => Routes::remove(),
+        _ => {}
+    }
+    drop(giver);
     let shared = Arc::clone(&pep);
     let pacer = pacer.map(|pacer| spawn("pacer", Box::new(move || pacer.run(&shared)))).transpose()?;
     log::notice(format_args!(
@@ -80,12 +111,16 @@ pub fn run(options: &Run) -> Result<(), Error> {
     ));
     #[cfg(feature = "count-allocations")]
     let before = crate::sys::allocations::count();
-    while !main_loop.run(&pep, None, || false) {}
+    let mut end = None;
+    while end.is_none() {
+        end = main_loop.run(&pep, None, || false);
+    }
+    leave_if_taken_over(end);
     #[cfg(feature = "count-allocations")]
     log::notice(format_args!("{} allocations since ready", crate::sys::allocations::count() - before));
-    steal::stop(&pep, binding);
+    steal::stop(&pep);
     // Without the device no client leg has an address: nothing could be drained.
-    let device_gone = main_loop.device_gone;
+    let device_gone = end == Some(End::DeviceGone);
     if !device_gone {
         drain(&pep, &mut main_loop, Duration::from_secs(options.drain));
     }
@@ -102,9 +137,11 @@ pub fn run(options: &Run) -> Result<(), Error> {
     }
 }
 
-fn prepare(options: &Run, bell: Bell) -> Result<(Pep, Binding), Error> {
-    let memory = Memory::new(options.memory);
-    let leg_options = LegOptions {
+fn leg_options(options: &Run, memory: &Memory) -> Result<LegOptions, Error> {
+    if options.fast_open {
+        legs::check_fast_open()?;
+    }
+    Ok(LegOptions {
         satellite: Satellite::derive(&Link {
             side: options.satellite,
             congestion: options.congestion.as_deref(),
@@ -115,34 +152,86 @@ fn prepare(options: &Run, bell: Bell) -> Result<(Pep, Binding), Error> {
         })?,
         transparent: options.transparent,
         fast_open: options.fast_open,
-    };
-    if options.fast_open {
-        legs::check_fast_open()?;
-    }
-    let threads = options.threads.unwrap_or_else(cores);
-    raise_descriptor_limit(options.max_conns, threads)?;
+    })
+}
 
+/// What the daemon stands on, its own or another's.
+struct Ground {
+    tun: Tun,
+    queue: SynQueue,
+    /// Of each worker, for each of the TUN device's addresses.
+    listeners: Vec<heapless::Vec<OwnedFd, 2>>,
+    /// Workers wait until the other daemon has gone.
+    taken_over: bool,
+}
+
+fn break_ground(options: &Run, legs: &LegOptions, threads: usize) -> Result<Ground, Error> {
     let tun = Tun::create(&options.device)?;
-    // A held SYN stays in the queue, so the queue must be longer than the slots are many.
-    let (queue, binding) = queue::bind(options.queue, options.max_conns as u32 + BURST)?;
+    let queue = queue::bind(options.queue, queue_len(options))?;
     let backlog = options.max_conns as i32;
     let mut listeners: Vec<heapless::Vec<OwnedFd, 2>> = (0..threads).map(|_| heapless::Vec::new()).collect();
     for ip in tun.addresses() {
         let address = SocketAddr::new(ip, options.port);
-        let of_all = legs::listen_at(address, threads, backlog, &leg_options)?;
+        let of_all = legs::listen_at(address, threads, backlog, legs)?;
         for (own, listener) in listeners.iter_mut().zip(of_all) {
             // There are at most two addresses.
             let _ = own.push(listener);
         }
     }
+    Ok(Ground { tun, queue, listeners, taken_over: false })
+}
+
+/// In the order of the offer. A daemon that no longer steals has given its queue back.
+fn take_ground(options: &Run, giver: &mut Giver) -> Result<Ground, Error> {
+    let offer = giver.offer.clone();
+    let tun = Tun::taken(&options.device, giver.descriptor()?, offer.ipv6);
+    let queue = match offer.steals {
+        true => SynQueue::new(giver.descriptor()?, options.queue),
+        false => queue::bind(options.queue, queue_len(options))?,
+    };
+    let mut listeners = Vec::new();
+    for _ in 0..offer.workers {
+        let mut own = heapless::Vec::new();
+        for _ in tun.addresses() {
+            let _ = own.push(giver.descriptor()?);
+        }
+        listeners.push(own);
+    }
+    Ok(Ground { tun, queue, listeners, taken_over: true })
+}
+
+/// What was another daemon's until now follows this one's options. Nothing of it is a reason to end.
+fn settle(options: &Run, pep: &Pep) {
+    pep.queue.set_max_len(queue_len(options));
+    for (ip, listener) in pep.workers.iter().flat_map(|seat| pep.tun.addresses().zip(&seat.listeners)) {
+        if let Err(errno) = legs::adopt_listener(listener, ip, options.max_conns as i32, &pep.legs) {
+            log::warn(format_args!("a listener keeps the options that it had: {}", errno.desc()));
+        }
+    }
+}
+
+/// A held SYN stays in the queue, so the queue must be longer than the slots are many.
+fn queue_len(options: &Run) -> u32 {
+    options.max_conns as u32 + BURST
+}
+
+fn prepare(
+    options: &Run,
+    memory: Memory,
+    legs: LegOptions,
+    ground: Ground,
+    bell: Bell,
+) -> Result<Pep, Error> {
+    let Ground { tun, queue, listeners, taken_over } = ground;
     let workers = listeners.into_iter().map(|own| Seat::new(queue.socket(), own));
     let workers = workers.collect::<Result<_, _>>();
-    let pep = Pep {
+    Ok(Pep {
         slots: Slots::new(options.max_conns, options.per_client),
         workers: workers.map_err(|errno| Error::system("prepare", "the workers", errno, ""))?,
         queue,
         tun,
-        legs: leg_options,
+        port: options.port,
+        legs,
         share: None,
         handshake: options.handshake,
         connect_timeout: Duration::from_secs(options.connect_timeout),
@@ -154,8 +243,51 @@ fn prepare(options: &Run, bell: Bell) -> Result<(Pep, Binding), Error> {
         gain: Gain::new(options.satellite, options.auto_pass, options.rtt),
         started: Instant::now(),
         bell,
+        parking: Parking::new(taken_over),
+    })
+}
+
+/// The daemon that answers at `path`, if this one can take over from it. A daemon elsewhere is in nobody's way, unless
+/// this one was told to answer at the same place.
+fn find_giver(options: &Run, path: &str) -> Result<Option<Giver>, Error> {
+    let Some(giver) = Giver::ask(path)? else {
+        return Ok(None);
     };
-    Ok((pep, binding))
+    let offer = &giver.offer;
+    let (port, queue) = (u32::from(options.port), u32::from(options.queue));
+    let same = [offer.port == port, offer.queue == queue, offer.device() == *options.device];
+    if same == [false; 3] && options.control.is_none() {
+        return Ok(None);
+    }
+    if same.contains(&false) {
+        let has = format!("it has port {}, queue {} and device {}", offer.port, offer.queue, offer.device());
+        return Err(giver.refuse(&has, "stop it first, or give the same"));
+    }
+    if offer.used as usize > options.max_conns {
+        let has = format!("it has {} connections", offer.used);
+        return Err(giver.refuse(&has, "allow more with -c"));
+    }
+    Ok(Some(giver))
+}
+
+/// How many workers there are. Injected SYNs name listeners by the numbers of another daemon's workers.
+fn threads(options: &Run, giver: Option<&Giver>) -> usize {
+    let wanted = options.threads.unwrap_or_else(cores);
+    let Some(giver) = giver else {
+        return wanted;
+    };
+    let there = giver.offer.workers as usize;
+    if there != wanted && options.threads.is_some() {
+        log::warn(format_args!("{there} workers, as before: another -T needs a stop and a start"));
+    }
+    there
+}
+
+/// Without undoing anything: all that this process has descriptors of is another's.
+fn leave_if_taken_over(end: Option<End>) {
+    if end == Some(End::TakenOver) {
+        exit(0);
+    }
 }
 
 /// Nobody has to ask: without a place for it that was asked for, the daemon does without.
@@ -176,22 +308,13 @@ fn prepare_pacer(pep: &mut Pep) -> Result<Option<Pacer>, Error> {
         return Ok(None);
     };
     let failed = |errno| Error::system("prepare", "the sharing of the link", errno, "");
-    let (mut pacer, bell) = Pacer::new().map_err(failed)?;
+    let (pacer, bell) = Pacer::new().map_err(failed)?;
     let Pace([rate, _]) = pace;
-    let mut windows = pep
+    let windows = pep
         .legs
         .satellite
         .rtt
         .map_or_else(heapless::Vec::new, |rtt| share::windows(rate, rtt, pep.legs.satellite.segment()));
-    if !windows.is_empty() {
-        match Routes::install(windows.clone()) {
-            Ok(routes) => pacer.keep(routes).map_err(failed)?,
-            Err(errno) => {
-                log::warn(format_args!("no jump start: cannot make routing tables: {}", errno.desc()));
-                windows.clear();
-            }
-        }
-    }
     pep.share = Some(Share::new(pep.legs.satellite.side, pace, windows, bell));
     Ok(Some(pacer))
 }
@@ -247,11 +370,15 @@ fn drain(pep: &Pep, main_loop: &mut MainLoop, longest: Duration) {
         pep.slots.used(),
         longest.as_secs()
     ));
-    // A second signal ends it.
-    while pep.slots.used() > 0
-        && Instant::now() < deadline
-        && !main_loop.run(pep, Some(deadline.min(Instant::now() + DRAIN_POLL)), || pep.slots.used() == 0)
-    {
+    // SIGTERM may come again: procd repeats it when the service is started meanwhile, and then there will be a daemon
+    // that takes over.
+    while pep.slots.used() > 0 && Instant::now() < deadline {
+        let soon = deadline.min(Instant::now() + DRAIN_POLL);
+        let end = main_loop.run(pep, Some(soon), || pep.slots.used() == 0);
+        leave_if_taken_over(end);
+        if matches!(end, Some(End::Interrupted | End::DeviceGone)) {
+            break;
+        }
     }
     match pep.slots.used() {
         0 => log::notice(format_args!("ended")),

@@ -21,6 +21,12 @@ pub enum Error {
         package: Option<&'static str>,
     },
     UnknownDevice(String),
+    /// From a daemon that runs.
+    TakeOver {
+        from: String,
+        why: String,
+        remedy: &'static str,
+    },
 }
 
 impl Error {
@@ -31,6 +37,10 @@ impl Error {
         remedy: &'static str,
     ) -> Error {
         Error::System { verb, object: object.into(), errno, remedy }
+    }
+
+    pub fn take_over(from: String, why: &str, remedy: &'static str) -> Error {
+        Error::TakeOver { from, why: why.into(), remedy }
     }
 }
 
@@ -48,6 +58,10 @@ impl fmt::Display for Error {
                     write!(f, "install its module, on OpenWrt {package}, or ")?;
                 }
                 write!(f, "name another with -C)")
+            }
+            Error::TakeOver { from, why, remedy } => {
+                write!(f, "cannot take over from {from}: {why}")?;
+                if remedy.is_empty() { Ok(()) } else { write!(f, " ({remedy})") }
             }
             Error::UnknownDevice(name) => write!(
                 f,

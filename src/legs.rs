@@ -5,7 +5,7 @@
 //! ends as a reset and never as a clean end of the data. `Connection::linger` undoes it after the last byte.
 #![forbid(unsafe_code)]
 
-use std::net::SocketAddr;
+use std::net::{IpAddr, SocketAddr};
 use std::os::fd::{AsFd, AsRawFd, OwnedFd};
 use std::time::Duration;
 
@@ -125,6 +125,20 @@ pub fn listen_at(
         };
         Error::system("listen at", address.to_string(), errno, remedy)
     })
+}
+
+/// Has a listener at `ip` that another daemon has made, maybe of another release, bear legs as this one's do.
+pub fn adopt_listener(
+    listener: &OwnedFd,
+    ip: IpAddr,
+    backlog: i32,
+    options: &LegOptions,
+) -> Result<(), Errno> {
+    let _ = sys::choose_listener_by(listener.as_fd(), &steering::program(ip.is_ipv6()));
+    sys::listen(listener.as_fd(), backlog)?;
+    setsockopt(listener, sockopt::Mark, &0)?;
+    options.satellite.untune(listener)?;
+    options.satellite.tune(listener, Side::Client, family_of(&SocketAddr::new(ip, 0)))
 }
 
 fn listener(address: SocketAddr, backlog: i32, options: &LegOptions) -> Result<OwnedFd, Errno> {

@@ -5,7 +5,8 @@
 //! the client leg, joins the two), `worker` and `relay` (bytes both ways, through `pipes`, until both ends have
 //! closed). `pacer` divides the satellite link's rate over its legs (`share`), keeps the `routes` of the jump
 //! start and has it remember what the link has `carried`.
-//! `daemon` starts and stops all that; `rules` prints what the firewall has to do.
+//! `daemon` starts and stops all that, or takes it over from a running one (`handover`); `rules` prints what the firewall
+//! has to do.
 #![deny(unsafe_code)]
 
 mod ask;
@@ -19,6 +20,7 @@ mod counts;
 mod daemon;
 mod error;
 mod gain;
+mod handover;
 mod handshake;
 mod legs;
 mod log;
@@ -28,6 +30,7 @@ mod memory;
 mod netlink;
 mod pacer;
 mod page;
+mod parking;
 mod pep;
 mod pipes;
 mod privileges;

@@ -13,7 +13,8 @@ use nix::sys::signal::{SigSet, Signal};
 use nix::sys::signalfd::{SfdFlags, SignalFd};
 
 use crate::bell::Bell;
-use crate::control::Control;
+use crate::control::{Control, Served};
+use crate::handover;
 use crate::pep::Pep;
 use crate::samples::Samples;
 
@@ -28,13 +29,22 @@ const ASKER: u64 = 16;
 /// Events fetched at once.
 const BATCH: usize = 16;
 
+/// Why the daemon is to end.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum End {
+    Terminated,
+    Interrupted,
+    /// Somebody has removed the TUN device.
+    DeviceGone,
+    /// Another daemon has everything: this one is to exit at once.
+    TakenOver,
+}
+
 pub struct MainLoop {
     epoll: Epoll,
     signals: SignalFd,
     samples: Samples,
     control: Option<Control>,
-    /// Somebody has removed the TUN device.
-    pub device_gone: bool,
 }
 
 impl MainLoop {
@@ -45,13 +55,7 @@ impl MainLoop {
         let signals = SignalFd::with_flags(&mask, SfdFlags::SFD_CLOEXEC | SfdFlags::SFD_NONBLOCK)?;
         let epoll = Epoll::new(EpollCreateFlags::EPOLL_CLOEXEC)?;
         epoll.add(&signals, EpollEvent::new(EpollFlags::EPOLLIN, SIGNALS))?;
-        Ok(MainLoop {
-            epoll,
-            signals,
-            samples: Samples::new(Instant::now()),
-            control: None,
-            device_gone: false,
-        })
+        Ok(MainLoop { epoll, signals, samples: Samples::new(Instant::now()), control: None })
     }
 
     /// Ends when the device does: its address, at which the client legs are, has gone with it.
@@ -75,18 +79,27 @@ impl MainLoop {
         Bell::new(&self.epoll, BELL)
     }
 
-    /// Works until SIGTERM or SIGINT comes or the device is gone (true), until `deadline` or until `done` (false); SIGHUP is reserved.
-    pub fn run(&mut self, pep: &Pep, deadline: Option<Instant>, done: impl Fn() -> bool) -> bool {
-        while !done() && deadline.is_none_or(|deadline| Instant::now() < deadline) {
-            if self.turn(pep, deadline) {
-                return true;
-            }
+    /// What was taken over from another daemon: the socket at `path`, and how much that had moved.
+    pub fn keep(&mut self, path: &str, bytes: [u64; 2]) {
+        if let Some(control) = &mut self.control {
+            control.keep(path);
         }
-        false
+        self.samples.begin_at(bytes);
     }
 
-    /// Waits once; whether a signal says that it is time to end.
-    fn turn(&mut self, pep: &Pep, deadline: Option<Instant>) -> bool {
+    /// Works until it is to end, until `deadline` or until `done` (`None`); SIGHUP is reserved.
+    pub fn run(&mut self, pep: &Pep, deadline: Option<Instant>, done: impl Fn() -> bool) -> Option<End> {
+        while !done() && deadline.is_none_or(|deadline| Instant::now() < deadline) {
+            let end = self.turn(pep, deadline);
+            if end.is_some() {
+                return end;
+            }
+        }
+        None
+    }
+
+    /// Waits once.
+    fn turn(&mut self, pep: &Pep, deadline: Option<Instant>) -> Option<End> {
         let still = self.samples.is_still();
         let idle = pep.bell.may_sleep(|| still && pep.memory.is_calm() && pep.slots.used() == 0);
         let due = (!idle).then_some(self.samples.due());
@@ -104,21 +117,26 @@ impl MainLoop {
         if now >= self.samples.due() {
             self.second(pep, now);
         }
-        let mut ending = false;
+        let mut end = None;
         for event in &events[..ready] {
             match event.data() {
-                SIGNALS => ending |= self.end_is_asked_for(),
+                SIGNALS => end = end.or(self.signal()),
                 // What it rings for is looked at each time.
                 BELL => {}
                 CONTROL => self.admit(),
-                DEVICE => self.device_gone |= event.events().contains(EpollFlags::EPOLLERR),
-                asker => self.answer(pep, (asker - ASKER) as usize),
+                DEVICE if event.events().contains(EpollFlags::EPOLLERR) => end = Some(End::DeviceGone),
+                DEVICE => {}
+                asker => {
+                    if self.answer(pep, (asker - ASKER) as usize) {
+                        return Some(End::TakenOver);
+                    }
+                }
             }
         }
         if let Some(control) = &mut self.control {
             control.give_up(now);
         }
-        ending || self.device_gone
+        end
     }
 
     /// What is due once a second while connections live.
@@ -139,23 +157,30 @@ impl MainLoop {
         }
     }
 
-    fn answer(&mut self, pep: &Pep, place: usize) {
+    /// Whether this one has taken over.
+    fn answer(&mut self, pep: &Pep, place: usize) -> bool {
         let Some(control) = &mut self.control else {
-            return;
+            return false;
         };
-        if let Some(asker) = control.serve(place, pep, &self.samples) {
-            // From now on it is asked whether it takes more.
-            let mut event = EpollEvent::new(EpollFlags::EPOLLOUT, ASKER + place as u64);
-            if self.epoll.modify(asker, &mut event).is_err() {
-                control.close(place);
+        match control.serve(place, pep, &self.samples) {
+            Served::Waits => {}
+            Served::IsAnswered(asker) => {
+                // From now on it is asked whether it takes more.
+                let mut event = EpollEvent::new(EpollFlags::EPOLLOUT, ASKER + place as u64);
+                if self.epoll.modify(asker, &mut event).is_err() {
+                    control.close(place);
+                }
             }
+            Served::TakesOver(taker) => return handover::give(&taker, pep, control.listener()),
         }
+        false
     }
 
-    fn end_is_asked_for(&self) -> bool {
-        match self.signals.read_signal() {
-            Ok(Some(signal)) => signal.ssi_signo != Signal::SIGHUP as u32,
-            _ => false,
+    fn signal(&self) -> Option<End> {
+        match self.signals.read_signal().ok()??.ssi_signo.cast_signed() {
+            libc::SIGINT => Some(End::Interrupted),
+            libc::SIGTERM => Some(End::Terminated),
+            _ => None,
         }
     }
 }

@@ -6,6 +6,7 @@
 //! one at a time; under a lock go only calls on that slot's own socket, which never block.
 #![forbid(unsafe_code)]
 
+use std::sync::atomic::Ordering;
 use std::time::{Duration, Instant};
 
 use nix::errno::Errno;
@@ -96,11 +97,22 @@ impl Pacer {
         Ok((Pacer { epoll, routes: None }, bell))
     }
 
-    /// Their going will undo them.
-    pub fn keep(&mut self, routes: Routes) -> Result<(), Errno> {
-        self.epoll.add(&routes, EpollEvent::new(EpollFlags::EPOLLIN, ROUTES))?;
-        self.routes = Some(routes);
-        Ok(())
+    /// Makes the routes of the jump start, in place of what another daemon has left. Their going will undo them.
+    pub fn install_routes(&mut self, share: &Share) {
+        let install = || {
+            let routes = Routes::install(share.windows.clone())?;
+            self.epoll.add(&routes, EpollEvent::new(EpollFlags::EPOLLIN, ROUTES))?;
+            Ok(routes)
+        };
+        match install() {
+            Ok(routes) => {
+                self.routes = Some(routes);
+                share.jump_start.store(true, Ordering::Relaxed);
+            }
+            Err::<_, Errno>(errno) => {
+                log::warn(format_args!("no jump start: cannot make routing tables: {}", errno.desc()));
+            }
+        }
     }
 
     /// Until [`Share::end`].

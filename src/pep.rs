@@ -16,10 +16,11 @@ use crate::counts::{Counts, Passed, Tally};
 use crate::gain::Gain;
 use crate::legs::LegOptions;
 use crate::memory::Memory;
+use crate::parking::Parking;
 use crate::queue::SynQueue;
 use crate::relay::{Leg, Side};
 use crate::share::Share;
-use crate::slots::{Endpoints, Slot, SlotId, Slots};
+use crate::slots::{Endpoints, Slot, SlotId, Slots, Stage};
 use crate::tun::Tun;
 
 /// When the client's SYN is answered.
@@ -36,6 +37,8 @@ pub struct Pep {
     pub workers: Box<[Seat]>,
     pub queue: SynQueue,
     pub tun: Tun,
+    /// Where the listeners are.
+    pub port: u16,
     pub legs: LegOptions,
     /// `None`: the satellite link's rate is not known.
     pub share: Option<Share>,
@@ -54,6 +57,16 @@ pub struct Pep {
     pub started: Instant,
     /// Wakes the main thread when a connection begins.
     pub bell: Bell,
+    pub parking: Parking,
+}
+
+/// What another daemon has begun.
+pub struct Adoption {
+    pub endpoints: Endpoints,
+    pub owner: usize,
+    pub begun: Instant,
+    pub deadline: Option<Instant>,
+    pub stage: Stage,
 }
 
 /// How other threads reach a worker.
@@ -135,6 +148,11 @@ impl Seat {
         ready
     }
 
+    /// Ends the wait.
+    pub fn wake(&self) {
+        self.bell.ring_in_any_case();
+    }
+
     pub fn connections(&self) -> u32 {
         self.connections.load(Ordering::Relaxed)
     }
@@ -150,9 +168,14 @@ impl Pep {
     /// A free slot, and its owner: the worker with the fewest connections that are not ending; of several `taker`,
     /// if it is one of them. Or why there is no slot.
     pub fn claim(&self, endpoints: Endpoints, taker: usize) -> Result<(SlotId, usize), Passed> {
-        let (id, mut slot) = self.slots.claim(endpoints)?;
+        let (id, slot) = self.slots.claim(endpoints)?;
         let load = |&worker: &usize| (self.workers[worker].load.load(Ordering::Relaxed), worker != taker);
         let owner = (0..self.workers.len()).min_by_key(load).unwrap_or(taker);
+        self.entrust(slot, owner);
+        Ok((id, owner))
+    }
+
+    fn entrust(&self, mut slot: MutexGuard<'_, Slot>, owner: usize) {
         slot.worker = owner;
         drop(slot);
         let seat = &self.workers[owner];
@@ -160,7 +183,14 @@ impl Pep {
         seat.connections.fetch_add(1, Ordering::SeqCst);
         seat.bell.ring();
         self.bell.ring();
-        Ok((id, owner))
+    }
+
+    /// A slot for what another daemon has begun, with the owner it had there. `None`: all are in use.
+    pub fn adopt(&self, it: Adoption) -> Option<SlotId> {
+        let (id, mut slot) = self.slots.adopt(it.endpoints, it.stage)?;
+        (slot.begun, slot.deadline) = (it.begun, it.deadline);
+        self.entrust(slot, it.owner);
+        Some(id)
     }
 
     /// One direction of the connection has ended, so the other will soon.

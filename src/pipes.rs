@@ -41,6 +41,19 @@ impl Pipe {
         Ok(Pipe { reader, writer, capacity, held: 0 })
     }
 
+    /// One that another daemon has made, which holds `held` bytes.
+    pub fn taken([reader, writer]: [OwnedFd; 2], capacity: usize, held: usize) -> Pipe {
+        Pipe { reader, writer, capacity, held }
+    }
+
+    pub fn ends(&self) -> [&OwnedFd; 2] {
+        [&self.reader, &self.writer]
+    }
+
+    pub fn capacity(&self) -> usize {
+        self.capacity
+    }
+
     pub fn held(&self) -> usize {
         self.held
     }
@@ -82,8 +95,9 @@ pub struct Pipes {
 }
 
 impl Pipes {
-    pub fn new() -> Pipes {
-        Pipes { idle: Vec::new(), made: 0, closed: false }
+    /// `lent`: how many of this worker's pipes are in flows already.
+    pub fn new(lent: usize) -> Pipes {
+        Pipes { idle: Vec::new(), made: lent, closed: false }
     }
 
     /// An empty pipe; `None` when memory is tight, the limit is reached or the kernel has none to give.

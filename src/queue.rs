@@ -1,8 +1,9 @@
 //! The netfilter queue that SYNs wait in.
 //!
-//! Bound by nfq; read and answered here, by any worker at any time: the kernel gives each packet to one reader, and
-//! takes a verdict as a short message on the same socket (and on no other). So there is no lock around a system
-//! call, and a held SYN costs its slot only, where nfq's `Message` pins a receive buffer until its verdict.
+//! Bound by nfq, read and answered here, by any worker at any time: the kernel gives each packet to one reader, and
+//! takes a verdict as a short message on the socket that has bound the queue (and on no other, but from any process that
+//! has a descriptor of it). So there is no lock around a system call, and a held SYN costs its slot only, where nfq's
+//! `Message` pins a receive buffer until its verdict.
 //! Reference: linux/netfilter/nfnetlink_queue.h.
 #![forbid(unsafe_code)]
 
@@ -46,15 +47,9 @@ pub struct SynQueue {
     dropped: Mutex<Vec<u32, DROP_BATCH>>,
 }
 
-/// The daemon's claim to the queue; ends with it.
-pub struct Binding {
-    queue: Queue,
-    number: u16,
-}
-
 /// Binds queue `number`. The kernel keeps at most `max_len` packets without a verdict; it passes what comes
 /// beyond (fail-open). Call it before any thread starts.
-pub fn bind(number: u16, max_len: u32) -> Result<(SynQueue, Binding), Error> {
+pub fn bind(number: u16, max_len: u32) -> Result<SynQueue, Error> {
     let failed = |remedy| {
         move |error: io::Error| {
             let errno = Errno::from_raw(error.raw_os_error().unwrap_or(libc::EIO));
@@ -77,8 +72,8 @@ pub fn bind(number: u16, max_len: u32) -> Result<(SynQueue, Binding), Error> {
     queue.set_fail_open(number, true).map_err(failed(""))?;
     // At worst the kernel's default stays, and a burst passes direct by fail-open.
     let _ = setsockopt(&socket, sockopt::RcvBufForce, &RECEIVE_BUFFER);
-    let syns = SynQueue { socket, number, last_id: AtomicU32::new(0), dropped: Mutex::new(Vec::new()) };
-    Ok((syns, Binding { queue, number }))
+    // nfq has done its part; the binding lasts as long as any descriptor of the socket.
+    Ok(SynQueue::new(socket, number))
 }
 
 /// nfq keeps its socket to itself. The kernel gives a new file the lowest free number (open(2)), so while
@@ -105,10 +100,44 @@ pub struct Queued {
 }
 
 impl SynQueue {
-    /// One that no packet comes to.
-    #[cfg(fuzzing)]
-    pub fn unbound(socket: OwnedFd) -> SynQueue {
-        SynQueue { socket, number: 0, last_id: AtomicU32::new(0), dropped: Mutex::new(Vec::new()) }
+    /// `socket`: what has bound the queue, in this process or another.
+    pub fn new(socket: OwnedFd, number: u16) -> SynQueue {
+        SynQueue { socket, number, last_id: AtomicU32::new(0), dropped: Mutex::new(Vec::new()) }
+    }
+
+    /// See [`bind`].
+    pub fn set_max_len(&self, max_len: u32) {
+        const NFQA_CFG_QUEUE_MAXLEN: u16 = 3;
+
+        self.configure(NFQA_CFG_QUEUE_MAXLEN, max_len);
+    }
+
+    pub fn number(&self) -> u16 {
+        self.number
+    }
+
+    /// The number of the last packet so far.
+    pub fn last_id(&self) -> u32 {
+        self.last_id.load(Ordering::Relaxed)
+    }
+
+    pub fn set_last_id(&self, id: u32) {
+        self.last_id.store(id, Ordering::Relaxed);
+    }
+
+    /// Gives the queue back: from now on netfilter's bypass lets SYNs pass.
+    pub fn unbind(&self) {
+        const NFQA_CFG_CMD: u16 = 1;
+        const NFQNL_CFG_CMD_UNBIND: u32 = 2;
+
+        self.configure(NFQA_CFG_CMD, NFQNL_CFG_CMD_UNBIND << 24);
+    }
+
+    /// Done when it is sent; nobody waits for an answer.
+    fn configure(&self, attribute: u16, content: u32) {
+        const NFQNL_MSG_CONFIG: u16 = 2;
+
+        self.send(&message(self.number, NFQNL_MSG_CONFIG, attribute, [content]));
     }
 
     /// The next packet, if there is one; never blocks.
@@ -194,15 +223,6 @@ fn missed_before(id: u32, last_id: &AtomicU32) -> u32 {
     }
 }
 
-impl Binding {
-    /// Gives the queue back: from now on netfilter's bypass lets SYNs pass.
-    pub fn end(mut self) {
-        // Done when it is sent. A worker may have taken the answer, which matters to nobody: do not wait for it.
-        self.queue.set_nonblocking(true);
-        let _ = self.queue.unbind(self.number);
-    }
-}
-
 const NFNL_SUBSYS_QUEUE: u16 = 3;
 /// Of the netlink header, and of that and struct nfgenmsg after it, in bytes.
 const HEADER_LEN: usize = 16;
@@ -251,25 +271,31 @@ enum Verdict {
 }
 
 /// NFQNL_MSG_VERDICT with one NFQA_VERDICT_HDR.
-fn verdict(queue: u16, packet_id: u32, verdict: Verdict) -> [u8; VERDICT_LEN] {
+fn verdict(queue: u16, packet_id: u32, verdict: Verdict) -> Vec<u8, VERDICT_LEN> {
     const NFQNL_MSG_VERDICT: u16 = 1;
-    const NLM_F_REQUEST: u16 = 1;
     const NFQA_VERDICT_HDR: u16 = 2;
 
-    let mut message = Vec::<u8, VERDICT_LEN>::new();
+    message(queue, NFQNL_MSG_VERDICT, NFQA_VERDICT_HDR, [verdict as u32, packet_id])
+}
+
+/// A message with one attribute, which consists of numbers in the network's byte order.
+fn message<const N: usize>(queue: u16, kind: u16, attribute: u16, content: [u32; N]) -> Vec<u8, VERDICT_LEN> {
+    const NLM_F_REQUEST: u16 = 1;
+
+    let mut message = Vec::new();
     let mut put = |bytes: &[u8]| message.extend_from_slice(bytes).is_ok();
-    let complete = put(&(VERDICT_LEN as u32).to_ne_bytes())
-        && put(&(NFNL_SUBSYS_QUEUE << 8 | NFQNL_MSG_VERDICT).to_ne_bytes())
+    let length = 4 + 4 * N;
+    let complete = put(&((ATTRIBUTES_AT + length) as u32).to_ne_bytes())
+        && put(&(NFNL_SUBSYS_QUEUE << 8 | kind).to_ne_bytes())
         && put(&NLM_F_REQUEST.to_ne_bytes())
         && put(&[0; 8]) // sequence number and port: the kernel's
         && put(&[libc::AF_UNSPEC as u8, 0]) // nfgenmsg: family, version
         && put(&queue.to_be_bytes())
-        && put(&12u16.to_ne_bytes())
-        && put(&NFQA_VERDICT_HDR.to_ne_bytes())
-        && put(&(verdict as u32).to_be_bytes())
-        && put(&packet_id.to_be_bytes());
+        && put(&(length as u16).to_ne_bytes())
+        && put(&attribute.to_ne_bytes())
+        && content.iter().all(|number| put(&number.to_be_bytes()));
     debug_assert!(complete);
-    message.into_array().unwrap_or([0; VERDICT_LEN])
+    message
 }
 
 #[cfg(test)]
@@ -286,7 +312,7 @@ mod tests {
         assert_eq!(message[24..], [0, 0, 0, 1, 1, 2, 3, 4]);
     }
 
-    fn message(kind: u16, attributes: &[(u16, &[u8])]) -> std::vec::Vec<u8> {
+    fn from_kernel(kind: u16, attributes: &[(u16, &[u8])]) -> std::vec::Vec<u8> {
         let mut message = vec![0; ATTRIBUTES_AT];
         message[4..6].copy_from_slice(&kind.to_ne_bytes());
         for (kind, content) in attributes {
@@ -301,7 +327,7 @@ mod tests {
     #[test]
     fn packets_are_read_whatever_stands_between() {
         let header: &[u8] = &[1, 2, 3, 4, 8, 0, 2];
-        let whole = message(0x300, &[(1, header), (5, &[0; 4]), (3, &[0, 0, 0, 7]), (10, b"hello")]);
+        let whole = from_kernel(0x300, &[(1, header), (5, &[0; 4]), (3, &[0, 0, 0, 7]), (10, b"hello")]);
         let packet = read_packet(&whole).expect("a packet");
         assert_eq!((packet.id, packet.mark, &packet.bytes[..]), (0x0102_0304, 7, &b"hello"[..]));
         // A verdict for what can be named, however short it was cut; nothing for what cannot.
@@ -309,10 +335,10 @@ mod tests {
             let named = len >= ATTRIBUTES_AT + 4 + header.len();
             assert_eq!(read_packet(&whole[..len]).map(|packet| packet.id), named.then_some(0x0102_0304));
         }
-        let long = message(0x300, &[(1, header), (10, &[0; 300])]);
+        let long = from_kernel(0x300, &[(1, header), (10, &[0; 300])]);
         assert!(read_packet(&long).is_some_and(|packet| packet.bytes.is_empty()));
-        assert!(read_packet(&message(2, &[(1, header)])).is_none(), "an answer to a verdict");
-        assert!(read_packet(&message(0x300, &[(1, header), (3, &[]), (0, &[])])).is_none());
+        assert!(read_packet(&from_kernel(2, &[(1, header)])).is_none(), "an answer to a verdict");
+        assert!(read_packet(&from_kernel(0x300, &[(1, header), (3, &[]), (0, &[])])).is_none());
     }
 
     #[test]
@@ -325,7 +351,7 @@ mod tests {
 
     #[test]
     fn an_attribute_shorter_than_its_header_ends_the_reading() {
-        let mut whole = message(0x300, &[(1, &[0; 7])]);
+        let mut whole = from_kernel(0x300, &[(1, &[0; 7])]);
         whole.extend([0, 0, 0, 0, 0, 0]);
         assert!(read_packet(&whole).is_some());
     }

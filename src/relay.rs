@@ -118,8 +118,9 @@ pub struct Means {
 }
 
 impl Means {
-    pub fn new() -> Means {
-        Means { pipes: Pipes::new(), buffer: Box::new([0; COPY_LEN]) }
+    /// `lent`: pipes that flows have already.
+    pub fn new(lent: usize) -> Means {
+        Means { pipes: Pipes::new(lent), buffer: Box::new([0; COPY_LEN]) }
     }
 }
 
@@ -423,5 +424,6 @@ impl Leg {
 }
 
 mod fast_open;
+mod handed;
 #[cfg(test)]
 mod tests;

@@ -112,6 +112,12 @@ impl Routes {
         Ok(routes)
     }
 
+    /// What a daemon without a jump start finds of another's is no longer wanted.
+    pub fn remove() {
+        // They go with their owner.
+        drop(Routes::install(heapless::Vec::new()));
+    }
+
     /// After a change was announced: whether the jump start is still there.
     pub fn follow(&mut self) -> bool {
         let of_main = |route: &[u8]| route.len() >= RTMSG && table_of(route) == RT_TABLE_MAIN;

@@ -32,6 +32,11 @@ impl Samples {
         Samples { ring: [Sample::default(); COUNT], next: 0, taken: 0, at: now, bytes: [0; 2] }
     }
 
+    /// `bytes` were moved before this daemon: they belong to no second of its own.
+    pub fn begin_at(&mut self, bytes: [u64; 2]) {
+        self.bytes = bytes;
+    }
+
     /// When the next sample is due.
     pub fn due(&self) -> Instant {
         self.at + INTERVAL

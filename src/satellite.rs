@@ -64,7 +64,8 @@ pub struct Satellite {
     pub rtt: Option<u32>,
     /// Reno, which every kernel has.
     plain: OsString,
-    congestion_is_default: bool,
+    /// What a socket has that is told nothing.
+    systems_congestion: OsString,
     mss: Option<u32>,
     /// Bytes of payload per second, over IPv4 and IPv6.
     pace: Option<[u32; 2]>,
@@ -75,7 +76,7 @@ pub struct Satellite {
 
 impl Satellite {
     pub fn derive(link: &Link) -> Result<Satellite, Error> {
-        let (congestion, congestion_is_default) = choose_congestion(link.congestion)?;
+        let (congestion, systems_congestion) = choose_congestion(link.congestion)?;
         let [up, down] = link.rates;
         let (sending, receiving) = match link.side {
             Side::Server => (up, down),
@@ -88,7 +89,7 @@ impl Satellite {
             side: link.side,
             congestion,
             plain: OsString::from("reno"),
-            congestion_is_default,
+            systems_congestion,
             rates: link.rates,
             rtt: link.rtt,
             mss: link.mss,
@@ -140,13 +141,22 @@ impl Satellite {
         }
     }
 
+    /// What [`Satellite::tune`] may have set, back to the system's own. Buffers keep their size: the kernel has no way
+    /// back before 5.14.
+    pub fn untune(&self, leg: &OwnedFd) -> Result<(), Errno> {
+        setsockopt(leg, sockopt::TcpCongestion, &self.systems_congestion)?;
+        setsockopt(leg, sockopt::TcpMaxSeg, &0)?;
+        setsockopt(leg, sys::MaxPacingRate, &u32::MAX)?;
+        setsockopt(leg, sys::NotSentLowWater, &0)
+    }
+
     /// To be called before the leg connects or listens: a window's scale is settled by the SYN. The legs that a
     /// listener bears inherit all of it.
     pub fn tune(&self, leg: &OwnedFd, side: Side, family: AddressFamily) -> Result<(), Errno> {
         if side != self.side {
             return Ok(());
         }
-        if !self.congestion_is_default {
+        if self.congestion != self.systems_congestion {
             setsockopt(leg, sockopt::TcpCongestion, &self.congestion)?;
         }
         if let Some(bytes) = self.mss {
@@ -182,8 +192,8 @@ impl fmt::Display for Satellite {
     }
 }
 
-/// The congestion control of the satellite leg, and whether it is the system's own choice.
-fn choose_congestion(asked: Option<&str>) -> Result<(OsString, bool), Error> {
+/// The congestion control of the satellite leg, and the system's own choice.
+fn choose_congestion(asked: Option<&str>) -> Result<(OsString, OsString), Error> {
     let failed = |errno| Error::system("make", "a TCP socket", errno, "");
     let probe = tcp_socket(AddressFamily::Inet).map_err(failed)?;
     let default = getsockopt(&probe, sockopt::TcpCongestion).map_err(failed)?;
@@ -199,8 +209,7 @@ fn choose_congestion(asked: Option<&str>) -> Result<(OsString, bool), Error> {
             None => default.clone(),
         },
     };
-    let is_default = chosen == default;
-    Ok((chosen, is_default))
+    Ok((chosen, default))
 }
 
 fn unusable_congestion(name: &str, errno: Errno) -> Error {

@@ -29,7 +29,9 @@ pub struct Share {
     /// The whole link, as a pace.
     pub whole: Pace,
     /// First windows in segments for the whole link, half of it ...; empty without a jump start.
-    windows: heapless::Vec<u32, LEVELS>,
+    pub windows: heapless::Vec<u32, LEVELS>,
+    /// The routes that give them are there.
+    pub jump_start: AtomicBool,
     senders: AtomicU32,
     /// What one more leg gets while several send, over IPv4.
     next: AtomicU32,
@@ -67,7 +69,8 @@ impl Share {
         let Pace([v4, _]) = whole;
         let [next, carried] = [v4; 2].map(AtomicU32::new);
         let senders = AtomicU32::new(NOBODY);
-        Share { side, whole, windows, senders, next, carried, bell, ending: AtomicBool::new(false) }
+        let [jump_start, ending] = [const { AtomicBool::new(false) }; 2];
+        Share { side, whole, windows, jump_start, senders, next, carried, bell, ending }
     }
 
     /// The leg in slot `index` has got bytes to send. Costs a load, but for the moment when the senders change.
@@ -163,7 +166,8 @@ impl Share {
     /// The mark that gives a new leg the first window for its share; 0: the kernel's own window.
     pub fn mark(&self) -> u32 {
         let Pace([whole, _]) = self.whole;
-        level(whole, self.next()).filter(|level| *level < self.windows.len()).map_or(0, routes::mark)
+        let given = |level: &usize| *level < self.windows.len() && self.jump_start.load(Ordering::Relaxed);
+        level(whole, self.next()).filter(given).map_or(0, routes::mark)
     }
 
     /// Likewise for those that the listeners bear; 0 where the satellite is on the other side.

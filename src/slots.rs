@@ -155,6 +155,10 @@ impl Slots {
             self.free.insert(index);
             return Err(Passed::ClientFull);
         }
+        Ok(self.occupy(index, endpoints))
+    }
+
+    fn occupy(&self, index: usize, endpoints: Endpoints) -> (SlotId, MutexGuard<'_, Slot>) {
         let used = self.used.fetch_add(1, Ordering::SeqCst) + 1;
         self.peak.fetch_max(used, Ordering::Relaxed);
         let mut slot = self.lock_index(index);
@@ -164,7 +168,24 @@ impl Slots {
         slot.stage = Stage::Dialling(EpollFlags::empty());
         self.tags[index].store(tag(&endpoints), Ordering::Relaxed);
         self.pending.insert(index);
-        Ok((id(index, &slot), slot))
+        (id(index, &slot), slot)
+    }
+
+    /// What another daemon has begun, in a free slot. `None`: all are in use.
+    pub fn adopt(&self, endpoints: Endpoints, stage: Stage) -> Option<(SlotId, MutexGuard<'_, Slot>)> {
+        let index = self.free.take_lowest()?;
+        self.clients.note(endpoints.client.ip(), index, &self.busy);
+        let (id, mut slot) = self.occupy(index, endpoints);
+        if let Stage::Relaying(_) = stage {
+            self.note_accepted(id, &slot);
+        }
+        slot.stage = stage;
+        Some((id, slot))
+    }
+
+    /// As many as that were in use in another daemon.
+    pub fn note_peak(&self, peak: u32) {
+        self.peak.fetch_max(peak, Ordering::Relaxed);
     }
 
     /// The slot, if `id` still names its present use.

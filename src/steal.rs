@@ -13,7 +13,7 @@ use nix::sys::epoll::EpollFlags;
 
 use crate::counts::Passed;
 use crate::pep::{Handshake, Pep};
-use crate::queue::{Binding, Queued};
+use crate::queue::Queued;
 use crate::slots::{Endpoints, Held, Stage};
 use crate::syn::{self, Pass, Syn};
 use crate::{handshake, legs, log};
@@ -141,7 +141,7 @@ fn untouched(reason: Pass) -> Passed {
 }
 
 /// The daemon is to end: what waits in the queue or in a slot goes on direct, and so does what comes later.
-pub fn stop(pep: &Pep, binding: Binding) {
+pub fn stop(pep: &Pep) {
     pep.ending.store(true, Ordering::Relaxed);
     while let Some(packet) = pep.queue.next() {
         pep.counts.seen.add(1);
@@ -150,7 +150,7 @@ pub fn stop(pep: &Pep, binding: Binding) {
     for (id, slot) in pep.slots.in_use() {
         handshake::pass_held(pep, id, slot, Passed::Ending);
     }
-    binding.end();
+    pep.queue.unbind();
 }
 
 fn warn_full(pep: &Pep) {

@@ -13,6 +13,9 @@ use nix::errno::Errno;
 use nix::sys::signal::{SaFlags, SigAction, SigHandler, SigSet, Signal, sigaction};
 use nix::{getsockopt_impl, setsockopt_impl, sockopt_impl};
 
+mod descriptors;
+pub use descriptors::{receive_with, send_with};
+
 sockopt_impl!(
     /// The server leg may carry the client's address; ip(7) describes the IPv4 twin.
     Ipv6Transparent,

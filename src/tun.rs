@@ -8,7 +8,7 @@
 use std::fs::{self, File};
 use std::io::{self, Write};
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
-use std::os::fd::{AsFd, BorrowedFd};
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::thread::sleep;
 use std::time::{Duration, Instant};
 
@@ -31,6 +31,7 @@ const SETTLING_TIME: Duration = Duration::from_secs(3);
 const AS_ROOT: &str = "run pepsal as root or with CAP_NET_ADMIN";
 
 pub struct Tun {
+    name: String,
     device: File,
     /// Without IPv6 in the kernel only the first address is there.
     ipv6: bool,
@@ -78,13 +79,27 @@ impl Tun {
         let ipv6 = any(AddressFamily::Inet6)
             .and_then(|inet6| sys::set_ipv6_address(inet6.as_fd(), if_nametoindex(name)?, IPV6))
             .is_ok_and(|()| settles());
-        Ok(Tun { device, ipv6 })
+        Ok(Tun { name: name.into(), device, ipv6 })
+    }
+
+    /// The device that another daemon has made.
+    pub fn taken(name: &str, device: OwnedFd, ipv6: bool) -> Tun {
+        Tun { name: name.into(), device: device.into(), ipv6 }
+    }
+
+    pub fn name(&self) -> &str {
+        &self.name
+    }
+
+    pub fn has_ipv6(&self) -> bool {
+        self.ipv6
     }
 
     /// One that swallows what is injected.
     #[cfg(fuzzing)]
     pub fn nowhere() -> Tun {
-        Tun { device: File::options().write(true).open("/dev/null").expect("/dev/null"), ipv6: true }
+        let device = File::options().write(true).open("/dev/null").expect("/dev/null");
+        Tun::taken("nowhere", device.into(), true)
     }
 
     /// The addresses that redirected connections arrive at.

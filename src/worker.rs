@@ -54,10 +54,16 @@ pub struct Worker<'a> {
 
 impl<'a> Worker<'a> {
     pub fn new(pep: &'a Pep, index: usize) -> Worker<'a> {
+        // Taken over with their connections.
+        let lent =
+            pep.slots.in_use().filter(|(_, slot)| slot.worker == index).map(|(_, slot)| match &slot.stage {
+                Stage::Relaying(connection) => connection.pipes(),
+                _ => 0,
+            });
         Worker {
             pep,
             index,
-            means: Means::new(),
+            means: Means::new(lent.sum()),
             again: VecDeque::with_capacity(pep.slots.capacity()),
             silent: VecDeque::with_capacity(if pep.legs.fast_open { pep.slots.capacity() } else { 0 }),
             next_sweep: Instant::now(),
@@ -69,6 +75,9 @@ impl<'a> Worker<'a> {
         let mut events = [EpollEvent::empty(); BATCH];
         let mut limits = [1; 2];
         loop {
+            if self.pep.parking.is_closed() {
+                self.pep.parking.wait();
+            }
             let [syns, accepts] = mem::replace(&mut limits, [1; 2]);
             let [busy, idle] = self.patience();
             let ready = self.seat().wait(&mut events, busy, idle);

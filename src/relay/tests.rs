@@ -31,7 +31,7 @@ fn bench() -> (TcpStream, Bench, TcpStream) {
         epoll.add(leg, EpollEvent::new(Leg::INTEREST, side as u64)).unwrap();
     }
     let connection = Connection::new(Leg::new(client_leg.into()), Leg::new(server_leg.into()));
-    (client, Bench { connection, means: Means::new(), epoll, budgets_used_up: 0 }, server)
+    (client, Bench { connection, means: Means::new(0), epoll, budgets_used_up: 0 }, server)
 }
 
 fn pair() -> (TcpStream, TcpStream) {

@@ -14,6 +14,7 @@ use crate::counts::Counts;
 use crate::gain::Gain;
 use crate::legs::{LegOptions, tcp_socket};
 use crate::memory::Memory;
+use crate::parking::Parking;
 use crate::pep::{Handshake, Pep, Seat};
 use crate::queue::SynQueue;
 use crate::relay::{Connection, Leg, Side};
@@ -84,13 +85,14 @@ impl Daemon {
             Link { side, congestion: None, rates: [None; 2], rtt: None, mss: None, largest_buffer: 1 << 20 };
         let (queue, _) = UnixStream::pair().expect("a pair of sockets");
         let epoll = nix::sys::epoll::Epoll::new(nix::sys::epoll::EpollCreateFlags::empty()).expect("epoll");
-        let queue = SynQueue::unbound(queue.into());
+        let queue = SynQueue::new(queue.into(), 0);
         let seat = Seat::new(queue.socket(), heapless::Vec::new()).expect("a seat");
         let pep = Pep {
             slots: Slots::new(SLOTS, Some(8)),
             workers: Box::new([seat]),
             queue,
             tun: Tun::nowhere(),
+            port: 5000,
             legs: LegOptions {
                 satellite: Satellite::derive(&link).expect("TCP"),
                 transparent: false,
@@ -107,6 +109,7 @@ impl Daemon {
             gain: Gain::new(side, None, None),
             started: Instant::now(),
             bell: Bell::new(&epoll, 1).expect("a bell"),
+            parking: Parking::new(false),
         };
         let path = std::env::temp_dir().join(format!("pepsal-fuzz-{}", std::process::id()));
         let path = path.to_str().expect("a path").to_string();
@@ -115,6 +118,7 @@ impl Daemon {
     }
 
     fn serve(&mut self, place: usize) {
+        // Who is to take over is not offered anything, and hears the end.
         let _ = self.control.serve(place, &self.pep, &self.samples);
     }
 
@@ -213,6 +217,7 @@ fn check(asker: &Asker, displaced: bool) {
     match std::str::from_utf8(line) {
         Ok(request) if REQUESTS.contains(&request) && !displaced => complete(request, &answer),
         Ok(request) if REQUESTS.contains(&request) => {}
+        Ok("take over") => assert_eq!(answer, ""),
         _ => assert_eq!(answer, "pepsal does not know this request\n"),
     }
 }

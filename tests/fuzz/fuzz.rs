@@ -6,6 +6,7 @@
 use argh::FromArgs;
 
 use crate::cli::{Arguments, Command, Format, Rules, one_line};
+use crate::handover::record::{Handed, LEN, Offer, Record, Totals};
 use crate::netlink::{Body, attributes, messages};
 use crate::top::{Order, screenful};
 use crate::{netlink, queue, routes, rules, steering};
@@ -52,6 +53,20 @@ pub fn queue(message: &[u8]) {
         packet.bytes.is_empty() || message.windows(packet.bytes.len()).any(|part| part == &packet.bytes[..])
     );
     syn(&packet.bytes);
+}
+
+/// A message of a daemon that hands over, of whatever release.
+pub fn handover(bytes: &[u8]) {
+    fn read<R: Record + Clone + PartialEq + std::fmt::Debug>(message: &mut [u8; LEN]) {
+        if let Some(record) = R::read(message) {
+            assert_eq!(R::read(&mut record.clone().write()), Some(record));
+        }
+    }
+    let mut message = [0; LEN];
+    message.iter_mut().zip(bytes).for_each(|(to, from)| *to = *from);
+    read::<Offer>(&mut message);
+    read::<Handed>(&mut message);
+    read::<Totals>(&mut message);
 }
 
 /// Answers of the kernel about routes, and what is made of them.

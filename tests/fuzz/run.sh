@@ -10,7 +10,7 @@ cd "$(dirname "$0")/../.." || exit 1
 
 seconds=${1:-120}
 [ $# = 0 ] || shift
-all='syn queue netlink arguments control screen'
+all='syn queue handover netlink arguments control screen'
 targets=${*:-$all}
 host=$(uname -m)-unknown-linux-gnu
 out=target/fuzz

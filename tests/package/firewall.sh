@@ -139,10 +139,12 @@ stop_firewall_test() {
 start_daemon() {
 	rights="-all$(sed -n 's/^\t\t"CAP_\(.*\)",\?$/,+\1/p' "$top/openwrt/pepsal/files/pepsal.capabilities" |
 		sort -u | tr -d '\n' | tr '[:upper:]' '[:lower:]')"
+	# What runs of an upgraded program has no name any more.
+	rm -f "$work/pepsal" "$work/daemon.log"
 	cp "$pepsal" "$work/pepsal"
 	chmod 755 "$work" "$work/pepsal"
 	# As the init script leaves the device for its group, and a directory for its control socket.
-	mknod -m 660 "$work/tun" c 10 200
+	[ -c "$work/tun" ] || mknod -m 660 "$work/tun" c 10 200
 	chgrp 333 "$work/tun"
 	mkdir -p "$work/run/daemon"
 	chmod 750 "$work/run/daemon"
@@ -152,7 +154,7 @@ start_daemon() {
 	ip netns exec "$router" sh -c '
 		mount --bind "$1/tun" /dev/net/tun &&
 			exec setpriv --reuid 333 --regid 333 --clear-groups --no-new-privs \
-				--inh-caps "$2" --ambient-caps "$2" --bounding-set "$2" "$1/pepsal" run -v --drain 1 --control "$1/run/daemon/control"' \
+				--inh-caps "$2" --ambient-caps "$2" --bounding-set "$2" "$1/pepsal" run -v --drain 20 --control "$1/run/daemon/control"' \
 		sh "$work" "$rights" >/dev/null 2>"$work/daemon.log" &
 	daemon=$!
 }
@@ -207,7 +209,8 @@ forbidden() {
 	[ "$(stolen)" = "$before" ]
 }
 
-reload_keeps_connections() {
+begin_transfer() {
+	rm -f "$work/end" "$work/slow"
 	fetch "$lan" 198.51.100.2/cgi-bin/slow >"$work/slow" &
 	transfer=$!
 	for _ in 1 2 3 4 5 6 7 8 9 10 11 12 13 14 15 16 17 18 19 20; do
@@ -215,6 +218,26 @@ reload_keeps_connections() {
 		sleep 0.5
 	done
 	cat "$work/slow"
+}
+
+# What opkg makes of an upgrade, as far as the service is concerned; procd's part is to stop the daemon before, to start the
+# new one after, and to send the old one its signal a second time then.
+service_is_stopped() { :; }
+service_is_started() { :; }
+
+upgrade_keeps_connections() {
+	daemon_is_up && grep -h connections "$work/daemon.log" && ! kill -0 "$1" 2>/dev/null || return
+	grep -q '^pepsal: took 1 connections over from pid' "$work/daemon.log" || return
+	touch "$work/end"
+	for _ in 1 2 3 4 5 6 7 8 9 10 11 12 13 14 15 16 17 18 19 20; do
+		! grep -q end "$work/slow" || break
+		sleep 0.5
+	done
+	[ "$(cat "$work/slow")" = 'begin end' ] && split "$lan" 198.51.100.2/
+}
+
+reload_keeps_connections() {
+	begin_transfer
 	[ -s "$work/slow" ] && load_firewall && load_rules --lan br-lan,br-guest --wan eth1 --exclude-port 82
 	loaded=$?
 	touch "$work/end"
@@ -262,6 +285,18 @@ test_firewall() {
 	check 'firewall: the listener is no open proxy' no_open_proxy
 	check 'firewall: reload keeps live connections' reload_keeps_connections
 	check 'firewall: an excluded port passes whole' whole "$lan" 198.51.100.2:82/
+	begin_transfer >/dev/null
+	service_is_stopped
+	old="$daemon"
+	kill "$old"
+	sleep 1
+	service_is_started
+	start_daemon
+	kill "$old"
+	wait "$old"
+	check 'firewall: the old daemon of an upgrade ends in order' test "$?" = 0
+	check 'firewall: an upgrade keeps live connections' upgrade_keeps_connections "$old"
+	wait "$transfer"
 	kill "$daemon"
 	wait "$daemon" 2>/dev/null
 	daemon=''

@@ -54,9 +54,18 @@ load_rules() { # --lan br-lan,br-guest --wan eth1 [--exclude-port LIST]
 		grep -q '"br-lan", "br-guest"' /var/run/pepsal/rules.nft && in_ns "$router" nft list table inet pepsal
 }
 
+service_is_stopped() {
+	service stop
+}
+
+service_is_started() {
+	service start
+}
+
 # What procd was told to run.
 start_daemon() {
 	command=$(sed -n 's/^command //p; s/^append command //p' /state/procd | tr '\n' ' ')
+	rm -f "$work/daemon.log"
 	# shellcheck disable=SC2086 # words; exec: $! is to be the daemon itself
 	(exec ip netns exec "$router" $command 2>"$work/daemon.log") &
 	daemon=$!

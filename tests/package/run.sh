@@ -387,6 +387,47 @@ reload_leaves_daemon_alone() {
 	[ "$before" != "$(grep ^command "$root/state/procd")" ]
 }
 
+# procd starts another daemon when the instance has another name: see instance_name.
+new_daemons() {
+	fresh "$here/cases/one-lan-one-wan.pepsal"
+	service start
+	first="$(cat "$root/state/procd.name")"
+	service reload
+	printf "config exclude\n\tlist port '22'\n" >>"$root/state/uci/pepsal"
+	service reload
+	[ -n "$first" ] && [ "$(cat "$root/state/procd.name")" = "$first" ] || return
+	sed -i "s/enabled '1'/&\n\toption threads '3'/" "$root/state/uci/pepsal"
+	service reload
+	second="$(cat "$root/state/procd.name")"
+	service restart
+	third="$(cat "$root/state/procd.name")"
+	cp -p "$root/usr/sbin/pepsal" "$work/program"
+	echo >>"$root/usr/sbin/pepsal"
+	service start
+	fourth="$(cat "$root/state/procd.name")"
+	cp -p "$work/program" "$root/usr/sbin/pepsal"
+	echo "$first $second $third $fourth"
+	[ "$first" != "$second" ] && [ "$second" != "$third" ] && [ "$third" != "$fourth" ]
+}
+
+# The control socket of a daemon that is ending stays where the next one looks for it, and nothing else does.
+ending_daemon_is_found() {
+	fresh "$here/cases/one-lan-one-wan.pepsal"
+	service start
+	# perl-base, which every Debian has.
+	perl -MIO::Socket::UNIX -e 'IO::Socket::UNIX->new(Local => $ARGV[0], Listen => 1) or die' \
+		"$root/var/run/pepsal/daemon/control" || return
+	service stop
+	ls -R "$root/var/run/pepsal"
+	[ -S "$root/var/run/pepsal/control" ] && [ "$(find "$root/var/run/pepsal" -type f)" = '' ]
+	found=$?
+	service start
+	[ "$found" = 0 ] && [ -S "$root/var/run/pepsal/daemon/control" ] || return
+	rm -f "$root/var/run/pepsal/daemon/control"
+	service stop
+	nothing_runs
+}
+
 stop_leaves_nothing() {
 	fresh "$here/cases/transparent.pepsal"
 	service start
@@ -584,6 +625,8 @@ else
 	check 'every option has a malformed case' every_option_is_tried
 	check 'daemon takes the command line' daemon_takes_the_command_line
 	check 'reload leaves the daemon alone' reload_leaves_daemon_alone
+	check 'reload starts another daemon when it has to' new_daemons
+	check 'an ending daemon is found' ending_daemon_is_found
 	check 'stop leaves nothing' stop_leaves_nothing
 	check 'switched off' disabled
 	check 'configuration as installed' default_config

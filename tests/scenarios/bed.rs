@@ -76,6 +76,14 @@ impl Bed {
         self.daemon = Some(Daemon::start(&self.net.router, &args, prepare));
     }
 
+    /// Starts another daemon, which takes over from the one that runs.
+    pub fn hand_over(&mut self, handshake: Handshake, args: &[&str]) {
+        let handshake = handshake.to_string();
+        let args = [&["--handshake", &handshake], args].concat();
+        let daemon = self.daemon.as_mut().expect("the daemon was started");
+        daemon.hand_over(&self.net.router, &args);
+    }
+
     pub fn daemon(&mut self) -> &mut Daemon {
         self.daemon.as_mut().expect("the daemon was started")
     }

@@ -405,7 +405,7 @@ fn the_socket() {
     };
     let (code, said) = refusal(&bed.net.router, second());
     assert_eq!(code, Some(1));
-    assert!(said.contains("address already in use") && said.lines().count() == 1, "{said}");
+    assert!(said.contains("cannot take over from pid") && said.lines().count() == 1, "{said}");
     bed.told("status");
 
     // A killed one leaves it behind, and nobody answers; the next takes it.

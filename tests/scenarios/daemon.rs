@@ -18,6 +18,8 @@ pub struct Daemon {
     child: Child,
     log: PathBuf,
     pub control: PathBuf,
+    /// How many there were before, from which it has taken over.
+    generation: u32,
     /// Pipe ends and other file descriptors when it got ready, with those that the test's own caller left open.
     idle_fds: (usize, usize),
 }
@@ -25,7 +27,16 @@ pub struct Daemon {
 impl Daemon {
     /// Starts `pepsal run` in `router` and returns when it intercepts.
     pub fn start(router: &Host, args: &[&str], prepare: impl FnOnce(&mut Command)) -> Daemon {
-        let log = std::env::temp_dir().join(format!("{}.log", router.netns));
+        Daemon::start_beside(router, args, prepare, 0)
+    }
+
+    fn start_beside(
+        router: &Host,
+        args: &[&str],
+        prepare: impl FnOnce(&mut Command),
+        generation: u32,
+    ) -> Daemon {
+        let log = std::env::temp_dir().join(format!("{}.log{generation}", router.netns));
         let file = File::create(&log).unwrap_or_else(|err| panic!("cannot create {}: {err}", log.display()));
         let control = std::env::temp_dir().join(format!("{}.control", router.netns));
         let mut command = Command::new(binary());
@@ -35,7 +46,7 @@ impl Daemon {
         let child = router
             .inside(|| command.spawn())
             .unwrap_or_else(|err| panic!("cannot start {command:?} (see PEPSAL_BIN): {err}"));
-        let mut daemon = Daemon { child, log, control, idle_fds: (0, 0) };
+        let mut daemon = Daemon { child, log, control, generation, idle_fds: (0, 0) };
         eventually("the daemon says it is ready", patience(), || {
             if let Some(status) = daemon.child.try_wait().expect("wait for the daemon") {
                 panic!("{command:?} ended with {status} instead of getting ready");
@@ -44,6 +55,17 @@ impl Daemon {
         });
         daemon.idle_fds = daemon.fds();
         daemon
+    }
+
+    /// Another one takes over; this one ends in order.
+    pub fn hand_over(&mut self, router: &Host, args: &[&str]) {
+        let successor = Daemon::start_beside(router, args, |_| (), self.generation + 1);
+        let status = self.wait_end(patience());
+        assert!(status.success(), "{status}");
+        let mut old = std::mem::replace(self, successor);
+        // It is idle when it has no more open than the first one had.
+        self.idle_fds = old.idle_fds;
+        old.control = PathBuf::new();
     }
 
     pub fn pid(&self) -> u32 {
@@ -102,6 +124,11 @@ impl Daemon {
             );
             std::thread::sleep(Duration::from_millis(20));
         }
+    }
+
+    /// Pipe ends beyond what its caller left open.
+    pub fn pipe_ends(&self) -> usize {
+        self.fds().0 - self.idle_fds.0
     }
 
     pub fn signal(&self, signal: Signal) {

@@ -2,6 +2,7 @@
 
 use std::fs::File;
 use std::io::Write;
+use std::mem::ManuallyDrop;
 use std::process::{Command, Output, Stdio};
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::thread;
@@ -23,6 +24,11 @@ impl Host {
         }
         host.ip("link set lo up");
         host
+    }
+
+    /// The same for another thread; the namespace does not go with it.
+    pub fn twin(&self) -> ManuallyDrop<Host> {
+        ManuallyDrop::new(Host { netns: self.netns.clone() })
     }
 
     /// Runs `work` on a thread that lives in this namespace: the sockets and processes it makes stay there.

@@ -105,6 +105,7 @@ mod faults;
 mod firewall;
 mod flood;
 mod half_close;
+mod handover;
 mod handshake;
 mod hostile;
 mod limits;

@@ -1,7 +1,11 @@
 # Stand-in for OpenWrt's procd.sh: writes down what procd would be sent. A service is sent in one piece when it is closed.
 # shellcheck shell=dash
 
-procd_open_instance() { echo "instance" >>/state/procd.new; }
+# The name is for who wants to know whether procd would start another daemon.
+procd_open_instance() {
+	echo "instance" >>/state/procd.new
+	echo "$1" >/state/procd.name
+}
 procd_close_instance() { :; }
 procd_add_jail() { echo "jail $*" >>/state/procd.new; }
 procd_add_reload_trigger() { echo "reload on config $*" >>/state/procd.new; }
@@ -11,7 +15,7 @@ procd_set_param() {
 	local type="$1"
 	shift
 	case "$type" in
-	command | file | limits | respawn | stdout | stderr | user | group | capabilities | no_new_privs | term_timeout) ;;
+	command | limits | respawn | stdout | stderr | user | group | capabilities | no_new_privs | term_timeout) ;;
 	*) echo "UNKNOWN" >>/state/procd.new ;;
 	esac
 	echo "$type${*:+ $*}" >>/state/procd.new
