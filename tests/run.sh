@@ -12,7 +12,7 @@ cd "$(dirname "$0")/.." || exit 1
 
 quick='format lint shell dependencies unit scenarios allocations package luci'
 # The package's sizes want the cross builds.
-all='format lint shell dependencies unit scenarios fade allocations fuzz cross package package_router satlab luci demo'
+all='format lint shell dependencies unit scenarios fade allocations fuzz cross package package_router satlab luci soak demo'
 
 step_format() { cargo fmt --all --check; }
 step_lint() { cargo clippy --quiet --locked --all-targets --all-features -- -D warnings; }
@@ -39,6 +39,8 @@ step_package_router() { tests/package/router.sh; }
 # What pepsal gains on a satellite link, in an emulated machine: three minutes.
 step_satlab() { tests/satlab/run.sh --quick; }
 step_luci() { tests/luci/run.sh; }
+# Real programs through pepsal for three minutes, from a seed that it prints, and then until all of them have ended.
+step_soak() { tests/soak.sh --minutes 3; }
 step_demo() { tests/demo.sh --quick; }
 step_cross() { tests/cross.sh; }
 
