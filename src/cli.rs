@@ -129,6 +129,10 @@ pub struct Run {
     #[argh(option, arg_name = "NAME")]
     pub user: Option<String>,
 
+    /// allow the process every system call after the start, not only those that it needs
+    #[argh(switch)]
+    pub no_seccomp: bool,
+
     /// log every connection, and to stderr instead of syslog
     #[argh(switch, short = 'v')]
     pub verbose: bool,

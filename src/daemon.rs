@@ -40,7 +40,7 @@ use crate::share::{self, Pace, Share};
 use crate::slots::Slots;
 use crate::tun::Tun;
 use crate::worker::Worker;
-use crate::{log, privileges, steal, sys};
+use crate::{log, privileges, seccomp, steal, sys};
 
 /// Bytes of stack for a worker. musl's default is 128 KiB; no thread recurses or keeps a
 /// buffer on its stack, but for the 8 KiB in which nfq builds a message.
@@ -100,6 +100,9 @@ pub fn run(options: &Run) -> Result<(), Error> {
     drop(giver);
     let shared = Arc::clone(&pep);
     let pacer = pacer.map(|pacer| spawn("pacer", Box::new(move || pacer.run(&shared)))).transpose()?;
+    if !options.no_seccomp {
+        seccomp::restrict();
+    }
     log::notice(format_args!(
         "ready: {} slots, {} workers, queue {}, port {}, device {}, {}",
         options.max_conns,

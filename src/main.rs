@@ -41,6 +41,7 @@ mod routes;
 mod rules;
 mod samples;
 mod satellite;
+mod seccomp;
 mod selectors;
 mod share;
 mod slots;

@@ -207,9 +207,11 @@ pub fn open_receive_window(socket: BorrowedFd, bytes: u32) -> Result<(), Errno> 
     opened
 }
 
-/// Bytes that the socket has accepted and not sent yet; SIOCOUTQNSD in linux/sockios.h.
+/// linux/sockios.h.
+pub const SIOCOUTQNSD: u32 = 0x894b;
+
+/// Bytes that the socket has accepted and not sent yet.
 pub fn unsent(socket: BorrowedFd) -> Result<u32, Errno> {
-    const SIOCOUTQNSD: u32 = 0x894b;
     let mut bytes: libc::c_int = 0;
     // SAFETY: SIOCOUTQNSD writes one int, and `bytes` outlives the call.
     let done = unsafe { libc::ioctl(socket.as_raw_fd(), SIOCOUTQNSD as _, &mut bytes) };
@@ -314,6 +316,22 @@ pub fn keep_only_net_admin() -> Result<(), Errno> {
     // SAFETY: capset reads one header and, for this version, two sets; both outlive the call.
     let done = unsafe { libc::syscall(libc::SYS_capset, &header, sets.as_ptr()) };
     Errno::result(done).map(drop)
+}
+
+/// Puts a classic BPF program in front of the system calls of all threads; the caller has no_new_privs. What the program refuses goes into the kernel's log (as far as audit is there); seccomp(2).
+pub fn filter_system_calls(program: &[libc::sock_filter]) -> Result<(), Errno> {
+    let program =
+        libc::sock_fprog { len: program.len() as libc::c_ushort, filter: program.as_ptr().cast_mut() };
+    let flags = libc::SECCOMP_FILTER_FLAG_LOG | libc::SECCOMP_FILTER_FLAG_TSYNC;
+    // SAFETY: the kernel reads one sock_fprog and the `len` instructions that it points to, writes none, and
+    // keeps no pointer; all outlive the call.
+    let done =
+        unsafe { libc::syscall(libc::SYS_seccomp, libc::SECCOMP_SET_MODE_FILTER, flags, &raw const program) };
+    match Errno::result(done)? {
+        0 => Ok(()),
+        // A thread that has another filter.
+        _ => Err(Errno::ESRCH),
+    }
 }
 
 /// Has a trap, which is all that `panic=immediate-abort` leaves of a panic (cross/README.md), say on stderr where in the

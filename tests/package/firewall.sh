@@ -160,9 +160,9 @@ start_daemon() {
 }
 
 rights_are_the_files() {
-	grep -E '^(Uid|Cap|NoNewPrivs)' "/proc/$daemon/status"
+	grep -E '^(Uid|Cap|NoNewPrivs|Seccomp)' "/proc/$daemon/status"
 	grep -q '^Uid:[[:space:]]333' "/proc/$daemon/status" && grep -q '^CapEff:[[:space:]]*0000000000001000$' "/proc/$daemon/status" &&
-		grep -q '^NoNewPrivs:[[:space:]]*1$' "/proc/$daemon/status"
+		grep -q '^NoNewPrivs:[[:space:]]*1$' "/proc/$daemon/status" && grep -q '^Seccomp:[[:space:]]*2$' "/proc/$daemon/status"
 }
 
 status_for_root() {
@@ -271,7 +271,7 @@ test_firewall() {
 	check 'firewall: rules without a daemon let everything pass' test "$(fetch "$lan" 198.51.100.2/)" = hello
 	start_daemon
 	check 'firewall: daemon starts' daemon_is_up
-	check 'firewall: daemon has CAP_NET_ADMIN alone' rights_are_the_files
+	check 'firewall: daemon has CAP_NET_ADMIN alone, and its system calls are filtered' rights_are_the_files
 	check 'firewall: root reaches the daemon by the link' status_for_root
 	check 'firewall: lan to wan is split' split "$lan" 198.51.100.2/
 	check 'firewall: lan to wan is split, IPv6' split "$lan" '[2001:db8:100::2]/'

@@ -108,6 +108,7 @@ mod half_close;
 mod handover;
 mod handshake;
 mod hostile;
+mod least_privilege;
 mod limits;
 mod listener;
 mod marks;
