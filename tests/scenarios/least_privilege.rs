@@ -3,12 +3,20 @@
 
 use std::fs;
 
+use nix::errno::Errno;
 use nix::sys::signal::Signal;
 
-use crate::bed::{Bed, Family::*, Handshake::*};
+use crate::bed::{Bed, Family::*, Handshake::*, Plan};
 use crate::host::{patience, seconds};
+use crate::preload::{Call, Preload};
 
-once!(what_the_kernel_says, another_user, calls_that_are_not_its_own, without_the_filter);
+once!(
+    what_the_kernel_says,
+    another_user,
+    calls_that_are_not_its_own,
+    without_the_filter,
+    a_kernel_without_filters
+);
 
 /// Field `name` of every thread's /proc/PID/task/TID/status.
 fn fields(pid: u32, name: &str) -> Vec<String> {
@@ -106,6 +114,19 @@ fn without_the_filter() {
         assert_eq!(result, -i64::from(libc::EFAULT), "the kernel has looked at the path");
     }
     bed.check_nothing_left(V6);
+}
+
+fn a_kernel_without_filters() {
+    for errno in [Errno::ENOSYS, Errno::EINVAL] {
+        let Some(preload) = Preload::compile("seccomp") else { return };
+        preload.fail(Call::Seccomp, 1, errno);
+        let mut bed = Bed::build(Plan::default());
+        bed.install_rules(&[]);
+        bed.start_prepared(Deferred, &["-T", "2"], |command| preload.prepare(command));
+        check_threads(bed.daemon().pid(), 3, "0");
+        assert_eq!(bed.log().matches("cannot filter system calls: ").count(), 1, "{}", bed.log());
+        bed.check_nothing_left(V4);
+    }
 }
 
 /// What the kernel answers to a system call that the daemon's main thread makes, against its will; `None`: the call has

@@ -25,6 +25,7 @@ pub enum Call {
     Pipe,
     Write,
     Shutdown,
+    Seccomp,
     WorkerWait,
     MainWait,
     WallClock,
