@@ -1,6 +1,7 @@
 #!/bin/sh
-# Real programs move checked bytes through pepsal while the router is treated badly: the daemon is killed, ended, stalled
-# and started with other options, the link is gone for a while, interfaces go down and up, rules are flushed and loaded.
+# Real programs move checked bytes through pepsal while the router is treated badly: the daemon is killed, ended, stalled,
+# taken over from and started with other options, the link is gone for a while, interfaces go down and up, rules are
+# flushed and loaded.
 #
 #   ┌───────────────────────┐      ┌──────────────────────────────┐                          ┌──────────────────────────┐
 #   │ client                │      │ router                       │                          │ server                   │

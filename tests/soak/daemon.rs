@@ -21,7 +21,9 @@ use crate::random::Random;
 /// idle daemon has.
 type Shape = (usize, usize, bool);
 
-pub const SHAPES: [Shape; 4] = [(2, 1024, false), (1, 1024, true), (4, 16, false), (2, 64, true)];
+/// In pairs that differ in the link only.
+pub const SHAPES: [Shape; 6] =
+    [(1, 1024, false), (1, 1024, true), (2, 64, false), (2, 64, true), (4, 16, false), (4, 16, true)];
 
 #[derive(Clone, Copy)]
 pub struct Options {
@@ -46,6 +48,11 @@ impl Options {
             early: random.one_in(3),
             drain: random.between(2.0, 20.0) as u64,
         }
+    }
+
+    /// Of a daemon that takes over from one with `before`: the workers stay, and all connections have to have a slot.
+    fn after(self, before: Options) -> Options {
+        Options { shape: before.shape & !1 | self.shape & 1, ..self }
     }
 
     fn words(self) -> String {
@@ -125,13 +132,39 @@ impl<'a> Lives<'a> {
     /// Starts a daemon and returns when it is ready.
     pub fn start(&mut self, options: Options) -> Result<String, String> {
         let daemon = self.spawn(options)?;
-        self.count += 1;
-        self.current = Some(daemon);
+        self.adopt(daemon);
         self.ledger.close(Effect::Away);
-        if options.early {
+        Ok(options.words())
+    }
+
+    fn adopt(&mut self, daemon: Daemon) {
+        self.count += 1;
+        if daemon.options.early {
             self.ledger.open(Effect::Early, "early handshake");
         }
-        Ok(options.words())
+        self.current = Some(daemon);
+    }
+
+    /// Starts a daemon that takes over from the present one, with all connections and counters: nobody may notice. If it
+    /// cannot, as when the machine has no time for it, the present one carries on. Says which.
+    pub fn hand_over(&mut self, options: Options) -> Option<String> {
+        let old = self.current.as_ref()?;
+        let options = options.after(old.options);
+        match self.spawn(options) {
+            Ok(new) => {
+                let status = self.wait_end(PATIENCE);
+                if status.is_none_or(|status| !status.success()) {
+                    self.ledger.fault(format!("the daemon that handed over has ended with {status:?}"));
+                }
+                self.adopt(new);
+                Some(options.words())
+            }
+            Err(why) => {
+                self.ledger.say(&format!("hand-over: {why}"));
+                self.is_alive();
+                None
+            }
+        }
     }
 
     fn spawn(&self, options: Options) -> Result<Daemon, String> {

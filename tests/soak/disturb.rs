@@ -28,9 +28,11 @@ enum Event {
     SatelliteDown,
     /// The daemon gets no processor.
     Stall,
+    /// Another daemon takes over, with other options.
+    HandOver,
 }
 
-const EVENTS: [Event; 9] = [
+const EVENTS: [Event; 12] = [
     Event::Kill,
     Event::Terminate,
     Event::Outage,
@@ -40,6 +42,10 @@ const EVENTS: [Event; 9] = [
     Event::LanDown,
     Event::SatelliteDown,
     Event::Stall,
+    // More often, since it may not cut anything off.
+    Event::HandOver,
+    Event::HandOver,
+    Event::HandOver,
 ];
 
 pub struct Disturbance {
@@ -152,8 +158,18 @@ pub fn carry_out(what: &Disturbance, bed: &Bed, ledger: &Ledger, lives: &mut Liv
             ledger.close(Effect::Away);
             Ok(())
         }
+        Event::HandOver => {
+            let options = lives.hand_over(what.options);
+            ledger.disturbance(if options.is_some() { HANDED_OVER } else { NOT_HANDED_OVER });
+            ledger.say(&format!("handed over: {}", options.as_deref().unwrap_or("no")));
+            Ok(())
+        }
     }
 }
+
+/// Of these most have to succeed; a machine that is too busy may make one fail.
+pub const HANDED_OVER: &str = "handed over";
+pub const NOT_HANDED_OVER: &str = "not handed over";
 
 fn kill(lives: &mut Lives, ledger: &Ledger, seconds: f64, options: Options) -> Result<(), String> {
     lives.kill();

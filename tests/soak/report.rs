@@ -5,6 +5,7 @@ use std::fmt::Write;
 use crate::Soak;
 use crate::bed::Bed;
 use crate::daemon::Lives;
+use crate::disturb::{HANDED_OVER, NOT_HANDED_OVER};
 use crate::ledger::Ledger;
 use crate::transfers::{KINDS, STATUS};
 
@@ -22,6 +23,11 @@ pub fn write(bed: &Bed, ledger: &Ledger, lives: &Lives, soak: &Soak) -> Result<b
     let stolen = total("syns_stolen_total");
     if (stolen as f64) < LEAST_STOLEN * transfers as f64 {
         ledger.fault(format!("only {stolen} connections were stolen of {transfers} transfers"));
+    }
+    let times =
+        |name| ledger.disturbances().iter().find(|(it, _)| *it == name).map_or(0, |(_, times)| *times);
+    if times(NOT_HANDED_OVER) > times(HANDED_OVER) {
+        ledger.fault("most daemons could not take over".into());
     }
     for (kind, tally) in KINDS.iter().zip(&tallies) {
         if tally.done == 0 {
@@ -68,7 +74,7 @@ fn tables(text: &mut String, bed: &Bed, ledger: &Ledger, lives: &Lives, soak: &S
     writeln!(text, "- disturbances: {}", list(ledger.disturbances()))?;
     writeln!(
         text,
-        "- at rest {} times: nothing left; a daemon grew by {} KiB at most",
+        "- looked at {} times at rest; a daemon had grown by {} KiB at most",
         ledger.checkpoints(),
         lives.largest_growth
     )?;
