@@ -69,6 +69,9 @@ impl Tun {
             let object = format!("reverse path filtering of {name} to loose");
             Error::system("set", object, errno(&error), "is /proc/sys writable?")
         })?;
+        // Else a segment's socket is looked up before netfilter has changed its source port, as it does where a client
+        // speaks to two servers from one port: it would reach the other's leg, in kernels up to 6.1 at least.
+        let _ = fs::write("/proc/sys/net/ipv4/tcp_early_demux", "0");
         // The device speaks to nobody: no autoconfiguration. Systems without IPv6 have no such settings.
         let _ = write_setting("ipv6", name, "disable_ipv6", "0");
         let _ = write_setting("ipv6", name, "accept_ra", "0");

@@ -1,11 +1,13 @@
 //! Shows that a client's port may be in use several times, as long as the servers differ, and that it may be
 //! used again as soon as it is free.
 
+use std::io::ErrorKind;
 use std::net::{SocketAddr, TcpStream};
 use std::thread;
 
 use crate::bed::{Bed, Family, Handshake};
 use crate::connection::{Listener, Pair, bind_to, dial, reset};
+use crate::host::{eventually, patience};
 use crate::stream::{End, end, receive_all, send};
 
 four_ways!(
@@ -17,8 +19,17 @@ four_ways!(
 
 fn connect_from_port(bed: &Bed, family: Family, port: u16, to: &Listener) -> TcpStream {
     let own = SocketAddr::new(family.client(), port);
-    dial(&bed.net.client, to.address, |socket| bind_to(socket, own))
-        .unwrap_or_else(|err| panic!("cannot connect from {own} to {}: {err}", to.address))
+    let mut connected = None;
+    // The client's FIN of a moment ago may still wait for its acknowledgement.
+    eventually("the port is free", patience(), || {
+        match dial(&bed.net.client, to.address, |socket| bind_to(socket, own)) {
+            Err(err) if err.kind() == ErrorKind::AddrNotAvailable => {}
+            Err(err) => panic!("cannot connect from {own} to {}: {err}", to.address),
+            Ok(client) => connected = Some(client),
+        }
+        connected.is_some()
+    });
+    connected.expect("eventually returns only when done")
 }
 
 /// Two addresses, and two ports of one address: only all four numbers together name a connection.
