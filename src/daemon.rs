@@ -63,17 +63,16 @@ pub fn run(options: &Run) -> Result<(), Error> {
     let mut giver = find_giver(options, path.unwrap_or(control::PATH))?;
     let threads = threads(options, giver.as_ref());
     raise_descriptor_limit(options.max_conns, threads)?;
-    let control = match &mut giver {
-        Some(giver) => Some(Control::at(giver.descriptor()?.into())),
-        None => control_socket(path)?,
+    let (ground, control) = match &mut giver {
+        Some(giver) => {
+            let control = Control::at(giver.descriptor()?.into());
+            (take_ground(options, giver)?, Some(control))
+        }
+        None => (break_ground(options, &legs, threads)?, control_socket(path)?),
     };
     if let Some(control) = control {
         main_loop.answer_at(control).map_err(failed)?;
     }
-    let ground = match &mut giver {
-        Some(giver) => take_ground(options, giver)?,
-        None => break_ground(options, &legs, threads)?,
-    };
     let mut pep = prepare(options, memory, legs, ground, main_loop.bell().map_err(failed)?)?;
     main_loop.depend_on(pep.tun.device()).map_err(failed)?;
     let mut pacer = prepare_pacer(&mut pep)?;
