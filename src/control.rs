@@ -329,10 +329,11 @@ mod tests {
         let refused = Control::listen(path).err().unwrap().to_string();
         assert!(refused.contains("address already in use") && refused.contains("--control"), "{refused}");
 
+        drop(living);
         // As SIGKILL leaves it.
-        let listener = living.listener.try_clone().unwrap();
-        std::mem::forget(living);
-        drop(listener);
+        drop(UnixListener::bind(path).unwrap());
+        drop(Control::listen(path).unwrap());
+        assert!(!Path::new(path).exists());
         let _ = fs::remove_dir_all(&directory);
     }
 }

@@ -12,7 +12,7 @@ cd "$(dirname "$0")/.." || exit 1
 
 quick='format lint shell dependencies unit scenarios allocations package luci'
 # The package's sizes want the cross builds.
-all='format lint shell dependencies unit scenarios fade allocations fuzz cross package package_router satlab luci soak demo'
+all='format lint shell dependencies unit scenarios fade allocations sanitizer fuzz cross package package_router satlab luci soak demo'
 
 step_format() { cargo fmt --all --check; }
 step_lint() { cargo clippy --quiet --locked --all-targets --all-features -- -D warnings; }
@@ -31,6 +31,8 @@ step_fade() { cargo test --locked --test scenarios -- --ignored; }
 step_allocations() {
     cargo test --locked --target-dir target/allocations --features count-allocations --test scenarios allocations
 }
+# Unit tests and scenarios under AddressSanitizer: three minutes.
+step_sanitizer() { tests/sanitizer.sh; }
 # What reads foreign bytes, two minutes for each reader: seven minutes.
 step_fuzz() { tests/fuzz/run.sh; }
 step_package() { tests/package/run.sh; }

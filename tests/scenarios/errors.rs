@@ -14,7 +14,7 @@ use crate::connection::Pair;
 use crate::host::{SetOnDrop, patience, seconds};
 use crate::mishaps::{Tally, connections, serve};
 use crate::preload::{Call, Preload};
-use crate::stream::{End, MIB, end};
+use crate::stream::{End, end};
 
 once!(
     failing_calls_deferred,
@@ -47,9 +47,6 @@ const FAULTS: [(Call, u32, Errno); 17] = [
     (Call::Shutdown, 3, Errno::ENOBUFS),
 ];
 
-/// Only where client legs share the link.
-const PACE_FAULT: (Call, u32, Errno) = (Call::Pace, 1, Errno::ENOMEM);
-
 fn started(preload: &Preload, handshake: Handshake, args: &[&str]) -> Bed {
     let mut bed = Bed::build(Plan::default());
     bed.install_rules(&[]);
@@ -81,16 +78,11 @@ fn failing_calls(name: &str, handshake: Handshake, args: &[&str]) {
     thread::scope(|scope| {
         let _ending = SetOnDrop(&done);
         scope.spawn(|| serve(&server, &done));
-        let shares = args.contains(&"--rate-down").then_some(PACE_FAULT);
-        for (call, every, error) in FAULTS.into_iter().chain(shares) {
+        for (call, every, error) in FAULTS {
             let [whole, cut] = [&tally.whole, &tally.cut].map(|count| count.load(Relaxed));
             let (_, before) = preload.calls(call);
             preload.fail(call, every, error);
-            match call {
-                // A leg that is alone has the whole link from birth.
-                Call::Pace => beside_a_transfer(&lasting, || connections(&bed, &server, 24, &tally)),
-                _ => connections(&bed, &server, 24, &tally),
-            }
+            connections(&bed, &server, 24, &tally);
             preload.fail(call, 0, error);
             let (_, after) = preload.calls(call);
             println!(
@@ -109,19 +101,6 @@ fn failing_calls(name: &str, handshake: Handshake, args: &[&str]) {
     bed.daemon().wait_idle(patience());
     assert_eq!(bed.told("status")["slots"]["used"].number(), 0);
     bed.check_all_slots(V4, 64);
-}
-
-fn beside_a_transfer(pair: &Pair, work: impl FnOnce()) {
-    let done = AtomicBool::new(false);
-    thread::scope(|scope| {
-        let _ending = SetOnDrop(&done);
-        scope.spawn(|| {
-            while !done.load(Relaxed) {
-                pair.exchange(1, MIB);
-            }
-        });
-        work();
-    });
 }
 
 /// `call` makes the thread that waits in it panic.

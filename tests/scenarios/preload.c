@@ -16,7 +16,7 @@
 #include <time.h>
 #include <unistd.h>
 
-enum call { SOCKET, CONNECT, ACCEPT, SETSOCKOPT, PACE, GETSOCKOPT, EPOLL_CTL, SPLICE, SEND, RECV, PIPE, WRITE, SHUTDOWN, SECCOMP,
+enum call { SOCKET, CONNECT, ACCEPT, SETSOCKOPT, GETSOCKOPT, EPOLL_CTL, SPLICE, SEND, RECV, PIPE, WRITE, SHUTDOWN, SECCOMP,
 	WORKER_WAIT, MAIN_WAIT, WALL_CLOCK, MONOTONIC_CLOCK, CALLS };
 
 struct fault {
@@ -82,9 +82,7 @@ int accept4(int fd, struct sockaddr *address, socklen_t *length, int flags)
 int setsockopt(int fd, int level, int name, const void *value, socklen_t length)
 {
 	REAL(setsockopt);
-	enum call call = level == SOL_SOCKET && name == SO_MAX_PACING_RATE ? PACE : SETSOCKOPT;
-
-	return strikes(call) ? -1 : real(fd, level, name, value, length);
+	return strikes(SETSOCKOPT) ? -1 : real(fd, level, name, value, length);
 }
 
 int getsockopt(int fd, int level, int name, void *value, socklen_t *length)

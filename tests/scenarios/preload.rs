@@ -16,7 +16,6 @@ pub enum Call {
     Connect,
     Accept,
     SetOption,
-    Pace,
     GetOption,
     EpollControl,
     Splice,
