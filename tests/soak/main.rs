@@ -1,6 +1,7 @@
 //! soak: what tests/soak.sh runs once its three machines and their services are there.
 //!
 //! load, transfers    loops in threads of their own that move checked bytes with real programs
+//! content            what the services offer
 //! disturb            what happens to the router meanwhile, drawn from the seed; the main thread
 //! daemon             the pepsal processes, one after the other: start, end, log, what they hold
 //! rest               while the load rests: nothing is left of any connection
@@ -9,6 +10,7 @@
 //! bed, random        the machines and the clock; numbers from the seed
 
 mod bed;
+mod content;
 mod daemon;
 mod disturb;
 mod ledger;
@@ -68,7 +70,7 @@ fn main() -> ExitCode {
 fn run(soak: &Soak) -> Result<bool, String> {
     let bed = Bed::new(&soak.run, &soak.work, &soak.pepsal, &soak.out);
     let ledger = Ledger::new(&bed);
-    transfers::prepare(&bed, soak.seed)?;
+    content::prepare(&bed, soak.seed)?;
     disturb::load_rules(&bed)?;
     let routing_before = bed.routing()?;
     let mut lives = Lives::new(&bed, &ledger, &soak.out.join("pepsal.log"))?;

@@ -7,14 +7,13 @@ use std::fs;
 use std::io::{Read, Write};
 use std::path::{Path, PathBuf};
 use std::process::Stdio;
-use std::sync::OnceLock;
 use std::thread;
 use std::time::Duration;
 
 use crate::bed::{Bed, Ended, SERVER, bounded, bounded_by, ended, eventually, remove};
+use crate::content::{COMMIT, FILES, bytes};
 use crate::ledger::Outcome::{self, Done, Failed, Wrong};
 use crate::random::Random;
-use crate::splitmix;
 
 pub struct Kind {
     pub name: &'static str,
@@ -50,64 +49,6 @@ pub const STATUS: &str = "status and connections";
 
 /// What is said of a program that did not end by itself.
 pub const HUNG: &str = "hung";
-
-const FILES: u64 = 16;
-const HEAD: &str = "refs/heads/main";
-static COMMIT: OnceLock<String> = OnceLock::new();
-
-/// Makes what the services offer.
-pub fn prepare(bed: &Bed, seed: u64) -> Result<(), String> {
-    let failed = |what: &str, why: String| format!("cannot make {what}: {why}");
-    let mut random = Random::new(seed, 0xf11e);
-    for file in 0..FILES {
-        let bytes = bytes(random.next(), random.size(8.0, 22.0));
-        let path = bed.work.join(format!("web/down/{file}"));
-        fs::write(&path, bytes).map_err(|error| failed("the server's files", error.to_string()))?;
-    }
-    let git = bed.work.join("git/repo");
-    let git = |words: &str| {
-        let mut command = bounded("git");
-        command.arg("-C").arg(&git).args(words.split(' '));
-        command
-    };
-    fs::create_dir_all(bed.work.join("git/repo"))
-        .map_err(|error| failed("the repository", error.to_string()))?;
-    let done = ended(&mut git("init -q --bare"));
-    if !done.status.success() {
-        return Err(failed("the repository", done.err));
-    }
-    let mut import = git("fast-import --quiet")
-        .stdin(Stdio::piped())
-        .spawn()
-        .map_err(|error| failed("the repository", error.to_string()))?;
-    let mut stream = Vec::new();
-    for commit in 0..20 {
-        let at = 1_700_000_000 + commit;
-        stream.extend(format!("commit {HEAD}\ncommitter soak <soak> {at} +0000\ndata 4\nsoak\n").bytes());
-        for _ in 0..3 {
-            let content = bytes(random.next(), random.size(8.0, 17.0));
-            stream.extend(format!("M 644 inline {}\ndata {}\n", random.below(40), content.len()).bytes());
-            stream.extend(content);
-            stream.push(b'\n');
-        }
-    }
-    let written = import.stdin.take().expect("a pipe").write_all(&stream);
-    let imported = import.wait().map_err(|error| failed("the repository", error.to_string()))?;
-    if written.is_err()
-        || !imported.success()
-        || !ended(&mut git(&format!("symbolic-ref HEAD {HEAD}"))).status.success()
-    {
-        return Err(failed("the repository", "git fast-import does not take it".into()));
-    }
-    let _ = COMMIT.set(ended(&mut git("rev-parse HEAD")).out);
-    Ok(())
-}
-
-fn bytes(seed: u64, length: usize) -> Vec<u8> {
-    let mut bytes = vec![0; length];
-    splitmix::fill(seed, 0, &mut bytes);
-    bytes
-}
 
 /// One transfer: its number, and the family that it uses.
 pub struct Job<'a> {
@@ -167,7 +108,7 @@ impl<'a> Job<'a> {
         if at_once > 1 {
             curl.args(["-Z", "--parallel-max", "4", "--fail-early"]);
         }
-        let files: Vec<usize> = (0..at_once).map(|_| random.below(FILES as usize)).collect();
+        let files: Vec<usize> = (0..at_once).map(|_| random.below(FILES)).collect();
         let targets: Vec<PathBuf> = (0..at_once).map(|n| self.scratch(&format!("got-{n}"))).collect();
         for (file, target) in files.iter().zip(&targets) {
             curl.arg("-o").arg(target).arg(format!("{scheme}://{}/down/{file}", self.server()));
@@ -215,7 +156,7 @@ impl<'a> Job<'a> {
     }
 
     fn scp_down(&self, random: &mut Random) -> Outcome {
-        let original = self.bed.work.join(format!("web/down/{}", random.below(FILES as usize)));
+        let original = self.bed.work.join(format!("web/down/{}", random.below(FILES)));
         let target = self.scratch("copied");
         let from = format!("{}:{}", self.server(), original.display());
         let done = ended(bounded("scp").args(["-F", &self.work("ssh.conf"), &from]).arg(&target));
