@@ -47,7 +47,8 @@ fn devices(list: &str) -> Result<Vec<&str>, Error> {
         let stem = str::trim_end_matches(name, '*');
         let is_pattern = stem.len() + 1 == name.len();
         selectors::device_name(stem).map_err(|_| unknown(name))?;
-        if !is_pattern && if_nametoindex(name).is_err() {
+        // nft counts a pattern's star.
+        if name.len() >= libc::IFNAMSIZ || !is_pattern && if_nametoindex(name).is_err() {
             return Err(unknown(name));
         }
         Ok(name)

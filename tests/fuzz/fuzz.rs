@@ -190,6 +190,7 @@ fn check(script: &str, options: &Rules) {
 }
 
 fn check_pattern(name: &str, any: char) {
+    assert!(name.len() < libc::IFNAMSIZ, "{name}");
     match name.strip_suffix(any) {
         Some(start) if start.is_empty() => {}
         Some(start) => check_device(start),

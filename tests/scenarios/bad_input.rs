@@ -120,6 +120,7 @@ fn unknown_devices() {
     let bed = forwarding();
     check_refusal(&bed, pepsal("rules --lan nosuch --wan wan"), &["nosuch"]);
     check_refusal(&bed, pepsal("rules --lan lan --wan wan,nosuch"), &["nosuch"]);
+    check_refusal(&bed, pepsal("rules --lan fifteen-letters* --wan wan"), &["fifteen-letters*"]);
     // Nothing of it may get into a rule.
     let mut injecting = Command::new(binary());
     injecting.args(["rules", "--lan", "lan\" accept; #", "--wan", "wan"]);

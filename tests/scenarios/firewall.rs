@@ -12,6 +12,7 @@ use nix::{setsockopt_impl, sockopt_impl};
 
 use crate::bed::{Bed, Family, Handshake, Handshake::*, Net, Plan};
 use crate::connection::{Listener, Pair, dial, dial_within};
+use crate::daemon::rules;
 use crate::host::{eventually, patience, seconds};
 use crate::segment::send_syn;
 
@@ -25,7 +26,7 @@ both_families!(
     strict_reverse_path_filter,
     rules_gone_while_a_syn_is_held,
 );
-once!(rules_loaded_twice);
+once!(rules_loaded_twice, rules_of_odd_arguments);
 
 fn guarded(handshake: Handshake) -> Bed {
     let mut bed = Bed::build(Plan { firewall: true, ..Plan::default() });
@@ -243,6 +244,31 @@ fn rules_loaded_twice() {
         }
         open.close();
         bed.check_nothing_left(family);
+    }
+}
+
+/// Whatever `pepsal rules` accepts, the firewall's own programs do, too.
+fn rules_of_odd_arguments() {
+    let bed = Bed::build(Plan::default());
+    let lists = "--exclude-port 1-65535,22,65535 --exclude-server 0.0.0.0,::,255.255.255.255 --exclude-client \
+                 ::ffff:1.2.3.4/96,::/0,0.0.0.0/0,10.1.2.3/8,fe80::1/64,::1.2.3.4";
+    for device in ["-x", "--", "-j", "a:b", "~", "@", "..", "a@b~c", "123456789012345"] {
+        // The longest pattern is a letter shorter than the longest name.
+        let stem = &device[..device.len().min(14)];
+        let devices =
+            format!("--lan lan,{stem}*,-j* --wan wan --device {device} --transparent -p 1 -q 65535");
+        for format in ["nft", "iptables", "ip6tables"] {
+            let args = format!("{devices} {lists} --format {format}");
+            let script = rules(&bed.net.router, &args.split_whitespace().collect::<Vec<_>>());
+            match format {
+                // Not every kernel has the queue; the rest of the line is what was to be shown.
+                "nft" => {
+                    let script = script.replace("queue flags bypass to 65535", "accept");
+                    bed.net.router.exec("nft --check -f -", &script)
+                }
+                _ => bed.net.router.exec(&format!("{format}-restore -w -n --test"), &script),
+            };
+        }
     }
 }
 
