@@ -211,11 +211,14 @@ fn killed_amid_transfers(family: Family) {
             told["bytes"]["up"].number() > 8 * MIB && told["bytes"]["down"].number() > 8 * MIB
         });
         bed.signal(Signal::SIGKILL);
+        // Some may have had no turn yet; of each direction one has moved bytes.
+        let mut begun = 0;
         for receiver in receivers {
             let (got, how) = receiver.join().expect("a receiver");
-            assert!(got > 0);
+            begun += u32::from(got > 0);
             assert_eq!(how, End::Reset, "after {got} bytes");
         }
+        assert!(begun >= 2, "{begun} have received something");
     });
     bed.daemon().wait_end(patience());
     bed.direct(&listener).close();
