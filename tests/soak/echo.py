@@ -33,26 +33,39 @@ async def serve(port):
 async def talk(host, port, seed, seconds):
     draw = random.Random(seed)
     end = time.monotonic() + seconds
-    expected = collections.deque()
-    bytes_back = 0
     url = f"ws://[{host}]:{port}/" if ":" in host else f"ws://{host}:{port}/"
     async with websockets.connect(url, open_timeout=300, **OPTIONS) as connection:
-        while time.monotonic() < end or expected:
-            while time.monotonic() < end and len(expected) < draw.randint(1, 4):
-                size = int(2 ** draw.uniform(0, 16))
-                binary = draw.randbytes(size)
-                message = binary if draw.random() < 0.5 else binary.hex()[:size]
-                expected.append(message)
-                await connection.send(message)
-            if expected:
-                answer = await connection.recv()
-                if answer != expected.popleft():
-                    print("an answer differs from its message", file=sys.stderr)
-                    return 3
-                bytes_back += len(answer)
-            await asyncio.sleep(draw.uniform(0, 0.05))
+        try:
+            bytes_back = await exchange(connection, draw, end)
+        except websockets.ConnectionClosed as error:
+            # Who comes just after the end is not told why by the library.
+            reader = getattr(connection, "reader", None)
+            raise error from (error.__cause__ or (reader and reader.exception()))
+    if bytes_back is None:
+        print("an answer differs from its message", file=sys.stderr)
+        return 3
     print(bytes_back)
     return 0
+
+
+async def exchange(connection, draw, end):
+    """The number of bytes that came back; None if one of them was wrong."""
+    expected = collections.deque()
+    bytes_back = 0
+    while time.monotonic() < end or expected:
+        while time.monotonic() < end and len(expected) < draw.randint(1, 4):
+            size = int(2 ** draw.uniform(0, 16))
+            binary = draw.randbytes(size)
+            message = binary if draw.random() < 0.5 else binary.hex()[:size]
+            expected.append(message)
+            await connection.send(message)
+        if expected:
+            answer = await connection.recv()
+            if answer != expected.popleft():
+                return None
+            bytes_back += len(answer)
+        await asyncio.sleep(draw.uniform(0, 0.05))
+    return bytes_back
 
 
 def causes(error):
