@@ -12,7 +12,7 @@ cd "$(dirname "$0")/.." || exit 1
 
 quick='format lint shell dependencies unit scenarios allocations package luci'
 # The package's sizes want the cross builds.
-all='format lint shell dependencies unit scenarios fade allocations sanitizer fuzz cross package package_router satlab luci soak demo'
+all='format lint shell dependencies unit scenarios fade allocations sanitizer fuzz cross package package_router router_vm satlab luci soak demo'
 
 step_format() { cargo fmt --all --check; }
 step_lint() { cargo clippy --quiet --locked --all-targets --all-features -- -D warnings; }
@@ -38,6 +38,8 @@ step_fuzz() { tests/fuzz/run.sh; }
 step_package() { tests/package/run.sh; }
 # The same on an emulated router with the real nft queue: a minute.
 step_package_router() { tests/package/router.sh; }
+# Scenarios, memory and cost on emulated routers, x86 and MIPS.
+step_router_vm() { tests/router-vm/run.sh; }
 # What pepsal gains on a satellite link, in an emulated machine: three minutes.
 step_satlab() { tests/satlab/run.sh --quick; }
 step_luci() { tests/luci/run.sh; }

@@ -9,6 +9,7 @@ $2 == "memory" {
     for (at = 4; at <= 8; at++) memory[$1, $3, at] = $at
     small = add(small, $1)
 }
+$2 == "slots" { for (at = 4; at <= 8; at++) slots[$1, $3, at] = $at; many = $1 }
 # cost SIZE PATH WAY AMOUNT busy NANOSECONDS from LEAST to MOST; an instruction takes two (run.sh: icount).
 $2 == "cost" && $7 == "busy" {
     unit = 2 * ($3 == "connections" ? 1 : $6 * 1.048576)
@@ -128,6 +129,15 @@ END {
         row("memory taken before", "before", 8)
         row("memory taken, 512 connections", "open", 8)
         row("memory taken, 512 connections, 20 transfers", "active", 8)
+    }
+    if (many != "") {
+        printf "\n16,384 connections at a time through one daemon, on a machine of 1 GB (%s), that is client, router and server too:\n", many
+        printf "four sockets each and two entries of conntrack.\n\n| kB | before | all open, idle | 20 transfer | per connection |\n|---|---:|---:|---:|---:|\n"
+        split("daemon: RSS, pipes, slab, socket buffers, memory taken", figure, ", ")
+        for (at = 4; at <= 8; at++) if (at != 5) {
+            printf "| %s | %d | %d | %d |", figure[at - 3], slots[many, "before", at], slots[many, "open", at], slots[many, "active", at]
+            printf " %.1f |\n", (slots[many, "open", at] - slots[many, "before", at]) / 16384
+        }
     }
     if (counted != "") {
         printf "\n## Cost\n\nThe emulator counts instructions (`-icount shift=1,sleep=off`: each takes 2 ns of the machine's time, waiting takes\n"
