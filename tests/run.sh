@@ -33,7 +33,7 @@ step_allocations() {
 }
 # Unit tests and scenarios under AddressSanitizer: three minutes.
 step_sanitizer() { tests/sanitizer.sh; }
-# What reads foreign bytes, two minutes for each reader: seven minutes.
+# What reads foreign bytes, two minutes for each reader: eight minutes.
 step_fuzz() { tests/fuzz/run.sh; }
 step_package() { tests/package/run.sh; }
 # The same on an emulated router with the real nft queue: a minute.
