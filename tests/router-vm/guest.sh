@@ -61,7 +61,7 @@ network() {
     link client past 1 9
     link server past 2 9
     in_netns router sh -c 'echo 1 >/proc/sys/net/ipv4/ip_forward; echo 1 >/proc/sys/net/ipv6/conf/all/forwarding'
-    in_netns server /load serve 0.0.0.0:7000 &
+    in_netns server /load serve 0.0.0.0:7000 2>/tmp/serve &
     until_true 20 listens
 }
 
@@ -172,7 +172,7 @@ run_crowd() { # PREFIX OF THE FIGURES
     else
         ok "$1::kernel_is_content"
     fi
-    [ "$failures" = 0 ] || tail -n 100 /tmp/pepsal.log
+    [ "$failures" = 0 ] || tail -n 100 /tmp/pepsal.log /tmp/serve
 }
 
 offload() { # HOST DEVICE SETTING...
