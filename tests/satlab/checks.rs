@@ -93,8 +93,11 @@ fn checks(rows: &Rows) -> Vec<Check> {
         lossy,
     );
     let small = "geo-50/10-up-1MB-loss0";
-    let slowness = of_limit(rows, small, "terminal").map(|share| 1.0 / share);
-    add("upload 1 MB at 10 Mbit/s, clean: times the limit", AtMost(1.35), slowness, small);
+    for mode in ["terminal", "both"] {
+        let slowness = of_limit(rows, small, mode).map(|share| 1.0 / share);
+        let how = format!("{small}, {mode}");
+        add("upload 1 MB at 10 Mbit/s, clean: times the limit", AtMost(1.35), slowness, &how);
+    }
     let down = "geo-50/10-down-10MB-loss0.1";
     add(
         "pepsal at both ends, download 10 MB at 50 Mbit/s, 0.1 % loss: share of the limit's rate",
@@ -171,7 +174,7 @@ fn checks(rows: &Rows) -> Vec<Check> {
     list
 }
 
-/// What every change has to pass: wide bounds, one run each. The last is the lab's own.
+/// What every change has to pass: one run each. The last is the lab's own.
 fn quick_checks(rows: &Rows) -> Vec<Check> {
     use Bound::{AtLeast, AtMost, Within};
     let mut list = Vec::new();
@@ -179,26 +182,17 @@ fn quick_checks(rows: &Rows) -> Vec<Check> {
         list.push(Check { what: what.into(), bound, measured, how: how.into() });
     };
     let [small, lossy, down, near] = cases::QUICK;
-    for mode in ["terminal", "both"] {
-        add(
-            &format!("{mode}: times as long as direct"),
-            AtMost(0.9),
-            times(rows, small, mode, "cubic"),
-            small,
-        );
+    // A tenth more than measured, what chance has a part in aside.
+    for (mode, of_small, of_down, of_near) in [("terminal", 0.88, 1.05, 1.15), ("both", 0.7, 0.68, 1.05)] {
+        for (case, most) in [(small, of_small), (down, of_down), (near, of_near)] {
+            let measured = times(rows, case, mode, "cubic");
+            add(&format!("{mode}: times as long as direct"), AtMost(most), measured, case);
+        }
         add(
             &format!("{mode}: times as fast as direct"),
-            AtLeast(3.0),
+            AtLeast(4.0),
             times(rows, lossy, "cubic", mode),
             lossy,
-        );
-        add(&format!("{mode}: times as long as direct"), AtMost(1.1), times(rows, down, mode, "cubic"), down);
-        let most = if mode == "both" { 1.6 } else { 1.2 };
-        add(
-            &format!("{mode}: times as long as direct"),
-            AtMost(most),
-            times(rows, near, mode, "cubic"),
-            near,
         );
     }
     add(

@@ -30,7 +30,7 @@ drop-tail queue of one bandwidth-delay product of that direction at each modem, 
 - **cubic**, **bbr**: end to end, both ends with that. **terminal**: pepsal on the terminal's router; **both**: also on the hub's
   (`--satellite client`); the ends with cubic. pepsal knows `--rate-up`, `--rate-down` and `--rtt`; else its defaults.
 - Seconds are from connect() until the receiver has the last byte, whichever end that is; in brackets, times the limit. Every byte was
-  compared. Medians of the runs that results.csv lists, one or three. [What limits what is missed](limits.md).
+  compared. Medians of the runs that results.csv lists, one or more. [What limits what is missed](limits.md).
 
 ";
 
