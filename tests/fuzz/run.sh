@@ -38,7 +38,7 @@ RUSTFLAGS="--cfg fuzzing $passes $counters -Ccodegen-units=1" CARGO_TARGET_DIR=$
 
 fuzz() { # TARGET
     mkdir -p "$out/found/$1"
-    "$programs/$1" "-max_total_time=$seconds" -max_len=4096 -timeout=20 -rss_limit_mb=1024 -print_final_stats=1 \
+    "$programs/$1" "-max_total_time=$seconds" -max_len=4096 -timeout=120 -rss_limit_mb=1024 -print_final_stats=1 \
         "-artifact_prefix=$out/$1-" "$out/found/$1" "tests/fuzz/corpus/$1" >"$out/$1.log" 2>&1
 }
 
