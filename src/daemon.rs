@@ -15,6 +15,7 @@ use std::thread::{self, JoinHandle};
 use std::time::{Duration, Instant};
 
 use nix::errno::Errno;
+use nix::net::if_::if_nametoindex;
 use nix::sched::sched_getaffinity;
 use nix::sys::resource::{Resource, getrlimit, setrlimit};
 use nix::unistd::Pid;
@@ -258,8 +259,13 @@ fn find_giver(options: &Run, path: &str) -> Result<Option<Giver>, Error> {
     let offer = &giver.offer;
     let (port, queue) = (u32::from(options.port), u32::from(options.queue));
     let same = [offer.port == port, offer.queue == queue, offer.device() == *options.device];
-    if same == [false; 3] && options.control.is_none() {
+    // Network namespaces share paths: what another one's daemon has is of no use here.
+    let elsewhere = if_nametoindex(&*offer.device()).is_err();
+    if (elsewhere || same == [false; 3]) && options.control.is_none() {
         return Ok(None);
+    }
+    if elsewhere {
+        return Err(giver.refuse("it is in another network namespace", "give another path with --control"));
     }
     if same.contains(&false) {
         let has = format!("it has port {}, queue {} and device {}", offer.port, offer.queue, offer.device());

@@ -12,7 +12,7 @@ use nix::sys::signal::Signal;
 
 use crate::connection::{Listener, Pair, dial};
 use crate::daemon::{Daemon, rules};
-use crate::host::{Host, output, patience, split};
+use crate::host::{Host, eventually, output, patience, split};
 use crate::network::Network;
 pub use crate::network::{Family, Hop, Net, Plan};
 
@@ -160,7 +160,12 @@ impl Bed {
 
     /// A port of the server on which nobody listens.
     pub fn closed_port(&self, family: Family) -> SocketAddr {
-        self.listen(family).address
+        let address = self.listen(family).address;
+        // A process that another test has just begun keeps a descriptor of the listener until it is on its way.
+        eventually("the port is closed", patience(), || {
+            self.net.server.inside(|| TcpStream::connect(address)).is_err()
+        });
+        address
     }
 
     pub fn connect(&self, to: SocketAddr) -> io::Result<TcpStream> {

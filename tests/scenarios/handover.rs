@@ -340,6 +340,11 @@ fn the_old_one_carries_on() {
         assert!(said.contains(words), "{args:?}: {said}");
         live.check(&mut bed);
     }
+    // Network namespaces share paths.
+    let (got, said) = refusal(&bed.net.server, command(&bed, &[]));
+    assert_eq!((got, said.lines().count()), (Some(1), 1), "{said}");
+    assert!(said.contains("it is in another network namespace"), "{said}");
+    live.check(&mut bed);
 }
 
 /// Whether a daemon is there.
