@@ -44,8 +44,8 @@ pub fn script_for(rules: &Rules) -> Result<String, Error> {
 fn devices(list: &str) -> Result<Vec<&str>, Error> {
     let unknown = |name: &str| Error::UnknownDevice(name.to_owned());
     let check = |name| {
-        let stem = str::trim_end_matches(name, '*');
-        let is_pattern = stem.len() + 1 == name.len();
+        let stem = str::strip_suffix(name, '*').unwrap_or(name);
+        let is_pattern = stem.len() < name.len();
         selectors::device_name(stem).map_err(|_| unknown(name))?;
         // nft counts a pattern's star.
         if name.len() >= libc::IFNAMSIZ || !is_pattern && if_nametoindex(name).is_err() {

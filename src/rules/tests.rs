@@ -27,8 +27,10 @@ fn unknown_devices_are_named() {
     wrong.wan = "lo,nosuch0".into();
     let error = script_for(&wrong).unwrap_err().to_string();
     assert!(error.starts_with("cannot find network device nosuch0: "), "{error}");
-    wrong.wan = "lo,".into();
-    assert!(script_for(&wrong).is_err());
+    for bad in ["lo,", "*", "lo**", "lo:1**", "lo:1"] {
+        wrong.wan = bad.into();
+        assert!(script_for(&wrong).is_err(), "{bad}");
+    }
 }
 
 #[test]
