@@ -47,8 +47,10 @@ fn devices(list: &str) -> Result<Vec<&str>, Error> {
         let stem = str::strip_suffix(name, '*').unwrap_or(name);
         let is_pattern = stem.len() < name.len();
         selectors::device_name(stem).map_err(|_| unknown(name))?;
+        // With a colon it is an alias, for which the kernel answers with the device that comes before.
+        let exists = || !name.contains(':') && if_nametoindex(name).is_ok();
         // nft counts a pattern's star.
-        if name.len() >= libc::IFNAMSIZ || !is_pattern && if_nametoindex(name).is_err() {
+        if name.len() >= libc::IFNAMSIZ || !is_pattern && !exists() {
             return Err(unknown(name));
         }
         Ok(name)

@@ -129,7 +129,7 @@ pub fn arguments(text: &[u8]) {
 }
 
 fn check_device(name: &str) {
-    let plain = |byte: u8| byte.is_ascii_alphanumeric() || b"-_.@~".contains(&byte);
+    let plain = |byte: u8| byte.is_ascii_alphanumeric() || b"-_.:@~".contains(&byte);
     assert!((1..16).contains(&name.len()) && name.bytes().all(plain), "{name:?}");
 }
 
