@@ -33,21 +33,26 @@ impl Clients {
 
     /// Puts `index` into `busy`, however many slots its client has.
     pub fn note(&self, client: IpAddr, index: usize, busy: &Bitmap) {
-        if self.most.is_some() {
-            for (place, hash) in self.noted[index].iter().zip(hashes(client)) {
+        self.enter(client, index, busy);
+    }
+
+    /// With a limit: that, and the hashes that were noted.
+    fn enter(&self, client: IpAddr, index: usize, busy: &Bitmap) -> Option<(u32, [u32; 2])> {
+        let noted = self.most.map(|most| (most, hashes(client)));
+        if let Some((_, hashes)) = noted {
+            for (place, hash) in self.noted[index].iter().zip(hashes) {
                 place.store(hash, Ordering::Relaxed);
             }
         }
         busy.insert(index);
+        noted
     }
 
     /// Puts `index` into `busy`, unless that were more slots than its client may have.
     pub fn admit(&self, client: IpAddr, index: usize, busy: &Bitmap) -> bool {
-        self.note(client, index, busy);
-        let Some(most) = self.most else {
+        let Some((most, hashes)) = self.enter(client, index, busy) else {
             return true;
         };
-        let hashes = hashes(client);
         // Between the one's bit and the look at the other's, so that not both look too early.
         fence(Ordering::SeqCst);
         let mut found = [0; 2];

@@ -23,10 +23,10 @@ use crate::{handshake, log, steal};
 /// Events fetched at once, and connections that have another turn before events are fetched again.
 const BATCH: usize = 64;
 
-/// Most SYNs taken, and most connections accepted, before others have their turn again. It begins with one, because to
-/// ask for another is a system call in vain when there is none, and doubles while there are more: a SYN that waits until
-/// its client repeats it is stolen twice.
-const MAX_AT_ONCE: usize = 256;
+/// Most SYNs taken before connections have their turn again. It begins with one, because to ask for another is a
+/// system call in vain when there is none, and doubles while the queue is not empty: a SYN that waits until its
+/// client repeats it is stolen twice.
+const MAX_SYNS: usize = 256;
 
 const SWEEP_INTERVAL: Duration = Duration::from_secs(1);
 
@@ -73,22 +73,21 @@ impl<'a> Worker<'a> {
     /// Never returns: the process ends around it.
     pub fn run(mut self) -> ! {
         let mut events = [EpollEvent::empty(); BATCH];
-        let mut limits = [1; 2];
+        let mut syns = 1;
         loop {
             if self.pep.parking.is_closed() {
                 self.pep.parking.wait();
             }
-            let [syns, accepts] = mem::replace(&mut limits, [1; 2]);
+            let limit = mem::replace(&mut syns, 1);
             let [busy, idle] = self.patience();
             let ready = self.seat().wait(&mut events, busy, idle);
             self.means.pipes.closed = self.pep.memory.is_tight();
             for event in &events[..ready] {
                 match Token::from(event.data()) {
                     Token::Wake => {}
-                    Token::Queue if steal::queued(self.pep, self.index, syns) => {}
-                    Token::Queue => limits[0] = MAX_AT_ONCE.min(2 * syns),
-                    Token::Listener(index) if self.admit(&self.seat().listeners[index], accepts) => {}
-                    Token::Listener(_) => limits[1] = MAX_AT_ONCE.min(2 * accepts),
+                    Token::Queue if steal::queued(self.pep, self.index, limit) => {}
+                    Token::Queue => syns = MAX_SYNS.min(2 * limit),
+                    Token::Listener(index) => self.admit(&self.seat().listeners[index], 1),
                     Token::Leg(id, side) => self.leg_event(id, side, event.events()),
                 }
             }
@@ -124,22 +123,21 @@ impl<'a> Worker<'a> {
         [busy, if self.pep.queue.owes_verdicts() { until_sweep } else { EpollTimeout::NONE }]
     }
 
-    /// Accepts at most `limit` connections; true if no more wait.
-    fn admit(&self, listener: &OwnedFd, limit: usize) -> bool {
+    /// Accepts at most `limit` of the connections that wait.
+    fn admit(&self, listener: &OwnedFd, limit: usize) {
         for _ in 0..limit {
             match handshake::admit(self.pep, self.index, listener) {
                 Ok(true) => {}
-                Ok(false) => return true,
+                Ok(false) => return,
                 Err(errno) => {
                     log::connection(format_args!("cannot accept: {}", errno.desc()));
                     if matches!(errno, Errno::EMFILE | Errno::ENFILE | Errno::ENOMEM | Errno::ENOBUFS) {
                         std::thread::sleep(ACCEPT_PAUSE);
-                        return true;
+                        return;
                     }
                 }
             }
         }
-        false
     }
 
     fn leg_event(&mut self, id: SlotId, side: Side, events: EpollFlags) {

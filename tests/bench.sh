@@ -34,6 +34,10 @@ die() {
     exit "${2:-1}"
 }
 
+cd "$(dirname "$0")/.."
+# shellcheck source=tests/setup.sh
+. tests/setup.sh
+
 # --- options ----------------------------------------------------------------------------------------------------
 
 command="tests/bench.sh${*:+ $*}"
@@ -53,7 +57,6 @@ while [ $# -gt 0 ]; do
     --rounds | --ms | --peers | --also | --lines | --nice | --slack | --out) ;;
     *) die "unknown option '$1'; see --help" 2 ;;
     esac
-    [ $# -ge 2 ] || die "$1 needs a value; see --help" 2
     case $1 in
     --rounds | --ms) pattern='^[1-9][0-9]{0,5}$' ;;
     --nice) pattern='^-?[0-9]{1,2}$' ;;
@@ -63,7 +66,7 @@ while [ $# -gt 0 ]; do
     --also) pattern='^[a-z0-9]{1,12}=[^ ]+$' ;;
     --out) pattern='.' ;;
     esac
-    printf '%s\n' "$2" | grep -Eq "$pattern" || die "$1: '$2' is not what it needs; see --help" 2
+    check_value "$pattern" "$@"
     case $1 in
     --also) also="$also $2" ;;
     *) eval "${1#--}=\$2" ;;
@@ -75,9 +78,6 @@ wants() { # LINE
 }
 
 [ "$(id -u)" = 0 ] || die 'run this as root: it makes network namespaces'
-cd "$(dirname "$0")/.."
-# shellcheck source=tests/setup.sh
-. tests/setup.sh
 
 # --- beginning and end ------------------------------------------------------------------------------------------
 
@@ -93,9 +93,6 @@ begin() { # COMMAND...
 
 # shellcheck disable=SC2317 # called by the trap
 clean_up() {
-    code=$?
-    trap - EXIT
-    trap '' INT TERM HUP
     # shellcheck disable=SC2086 # one word per process
     [ -z "$started" ] || kill $started 2>/dev/null || true
     for process in $started; do end "$process"; done
@@ -105,12 +102,8 @@ clean_up() {
         done
     done
     rm -rf "$work"
-    exit "$code"
 }
-trap clean_up EXIT
-trap 'exit 130' INT
-trap 'exit 143' TERM
-trap 'exit 129' HUP
+clean_up_at_the_end
 
 # --- what it needs, the build -----------------------------------------------------------------------------------
 

@@ -38,6 +38,10 @@ die() {
     exit "${2:-1}"
 }
 
+cd "$(dirname "$0")/.."
+# shellcheck source=tests/setup.sh
+. tests/setup.sh
+
 # --- options ----------------------------------------------------------------------------------------------------
 
 rtt=600 down=20 up=5 loss=0.1,1 size=6,4 seed=1 congestion=bbr quick='' out=''
@@ -55,7 +59,6 @@ while [ $# -gt 0 ]; do
     --rtt | --down | --up | --loss | --size | --seed | --congestion | --out) ;;
     *) die "unknown option '$1'; see --help" 2 ;;
     esac
-    [ $# -ge 2 ] || die "$1 needs a value; see --help" 2
     case $1 in
     --rtt | --down | --up) pattern='^[0-9]+([.][0-9]+)?$' ;;
     --loss | --size) pattern='^[0-9]+([.][0-9]+)?,[0-9]+([.][0-9]+)?$' ;;
@@ -63,15 +66,12 @@ while [ $# -gt 0 ]; do
     --congestion) pattern='^[a-z0-9_]+$' ;;
     --out) pattern='.' ;;
     esac
-    printf '%s\n' "$2" | grep -Eq "$pattern" || die "$1: '$2' is not what it needs; see --help" 2
+    check_value "$pattern" "$@"
     eval "${1#--}=\$2"
     shift 2
 done
 
 [ "$(id -u)" = 0 ] || die 'run this as root: it makes network namespaces'
-cd "$(dirname "$0")/.."
-# shellcheck source=tests/setup.sh
-. tests/setup.sh
 out=${out:-target/demo}
 
 # --- what it needs, the build -----------------------------------------------------------------------------------
@@ -81,20 +81,13 @@ started=''
 router=pepdemo$$-router client=pepdemo$$-client server=pepdemo$$-server
 
 clean_up() {
-    code=$?
-    trap - EXIT
-    trap '' INT TERM HUP
     for pid in $started; do end "$pid"; done
     for namespace in "$client" "$router" "$server"; do
         if [ -e "/run/netns/$namespace" ]; then ip netns del "$namespace"; fi
     done
     rm -rf "$work"
-    exit $code
 }
-trap clean_up EXIT
-trap 'exit 130' INT
-trap 'exit 143' TERM
-trap 'exit 129' HUP
+clean_up_at_the_end
 
 need ip iproute2 iptables-restore iptables || die 'cannot go on without these'
 need_rust || die 'cannot build without Rust'

@@ -71,6 +71,29 @@ at_least() { # WANTED VERSION
     [ "$(printf '%s\n' "$1" "$2" | sort -V | head -n 1)" = "$1" ]
 }
 
+# check_value PATTERN --OPTION [VALUE...]: has the caller's `die` say what is wrong with the option's value.
+check_value() {
+    [ $# -ge 3 ] || die "$2 needs a value; see --help" 2
+    printf '%s\n' "$3" | grep -Eq "$1" || die "$2: '$3' is not what it needs; see --help" 2
+}
+
+# Has the caller's clean_up run once when the script ends, however it ends. The exit code stays.
+clean_up_at_the_end() {
+    trap end_of_script EXIT
+    trap 'exit 130' INT
+    trap 'exit 143' TERM
+    trap 'exit 129' HUP
+}
+
+# shellcheck disable=SC2317 # called by the trap
+end_of_script() {
+    code=$?
+    trap - EXIT
+    trap '' INT TERM HUP
+    clean_up
+    exit "$code"
+}
+
 # Ends one process of the caller's. TERM first: pepsal then lets go of its queue, satlink prints its counts.
 end() { # PROCESS
     kill "$1" 2>/dev/null || return 0

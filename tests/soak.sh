@@ -36,6 +36,10 @@ die() {
     exit "${2:-1}"
 }
 
+cd "$(dirname "$0")/.."
+# shellcheck source=tests/setup.sh
+. tests/setup.sh
+
 minutes=3 seed='' out=target/soak
 while [ $# -gt 0 ]; do
     case $1 in
@@ -46,22 +50,18 @@ while [ $# -gt 0 ]; do
     --minutes | --seed | --out) ;;
     *) die "unknown option '$1'; see --help" 2 ;;
     esac
-    [ $# -ge 2 ] || die "$1 needs a value; see --help" 2
     case $1 in
     --minutes) pattern='^[0-9]{1,4}([.][0-9]+)?$' ;;
     --seed) pattern='^[0-9]{1,18}$' ;;
     --out) pattern='.' ;;
     esac
-    printf '%s\n' "$2" | grep -Eq "$pattern" || die "$1: '$2' is not what it needs; see --help" 2
+    check_value "$pattern" "$@"
     eval "${1#--}=\$2"
     shift 2
 done
 seed=${seed:-$(date +%s)}
 
 [ "$(id -u)" = 0 ] || die 'run this as root: it makes network namespaces'
-cd "$(dirname "$0")/.."
-# shellcheck source=tests/setup.sh
-. tests/setup.sh
 
 # --- beginning and end ------------------------------------------------------------------------------------------
 
@@ -72,9 +72,6 @@ started='' made=''
 
 # shellcheck disable=SC2317 # called by the trap
 clean_up() {
-    code=$?
-    trap - EXIT
-    trap '' INT TERM HUP
     for process in $started; do end "$process"; done
     for namespace in "$client" "$router" "$server"; do
         [ -e "/run/netns/$namespace" ] || continue
@@ -84,12 +81,8 @@ clean_up() {
     done
     [ -z "$made" ] || rmdir "$made" 2>/dev/null || true
     rm -rf "$work"
-    exit "$code"
 }
-trap clean_up EXIT
-trap 'exit 130' INT
-trap 'exit 143' TERM
-trap 'exit 129' HUP
+clean_up_at_the_end
 
 need ip iproute2 iptables-restore iptables nft nftables nginx nginx-light sshd openssh-server scp openssh-client git git \
     curl curl iperf3 iperf3 openssl openssl || die 'cannot go on without these'

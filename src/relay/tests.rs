@@ -4,6 +4,7 @@ use std::thread;
 use std::time::{Duration, Instant};
 
 use nix::sys::epoll::{Epoll, EpollCreateFlags, EpollEvent};
+use nix::sys::socket::send;
 
 use super::*;
 use crate::pipes::MAX_PIPES;

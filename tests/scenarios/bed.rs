@@ -180,8 +180,7 @@ impl Bed {
     pub fn pair_from(&self, from: &Host, listener: &Listener) -> Pair {
         let client = dial(from, listener.address, |_| ())
             .unwrap_or_else(|err| panic!("cannot connect to {}: {err}", listener.address));
-        let (server, peer) = listener.accept();
-        Pair { client, server, peer }
+        listener.join(client)
     }
 
     /// A connection that is shown to go through pepsal.

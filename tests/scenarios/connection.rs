@@ -39,6 +39,12 @@ impl Listener {
         prepare(&socket);
     }
 
+    /// The pair of `client`, which is or will be the next connection that comes here, and its server.
+    pub fn join(&self, client: TcpStream) -> Pair {
+        let (server, peer) = self.accept();
+        Pair { client, server, peer }
+    }
+
     pub fn accept(&self) -> (TcpStream, SocketAddr) {
         self.accept_within(patience()).unwrap_or_else(|| panic!("no connection has come to {}", self.address))
     }

@@ -122,9 +122,8 @@ fn device_down(family: Family) {
     for seed in 0..3 {
         let client = bed.connect(listener.address).expect("connect");
         let (_, in_vain) = listener.accept();
-        let (server, peer) = listener.accept();
-        assert_eq!([in_vain.ip(), peer.ip()], [family.router_wan(), family.client()]);
-        let direct = Pair { client, server, peer };
+        let direct = listener.join(client);
+        assert_eq!([in_vain.ip(), direct.peer.ip()], [family.router_wan(), family.client()]);
         direct.exchange(seed, 10_000);
         direct.close();
     }

@@ -94,8 +94,7 @@ fn translated_destination(family: Family, handshake: Handshake) {
     bed.net.router.translate("prerouting priority dstnat", &rule);
     let client = bed.connect(public).expect("connect to the translated address");
     assert_eq!(client.peer_addr().expect("a peer"), public);
-    let (server, peer) = listener.accept();
-    let pair = Pair { client, server, peer };
+    let pair = listener.join(client);
     bed.check_direct(&pair);
     pair.exchange(1, 100_000);
     pair.close();
@@ -167,8 +166,7 @@ fn signed_with_md5(family: Family) {
         sign(socket, listener.address).expect("TCP-MD5 in this kernel");
     })
     .expect("connect with a signature");
-    let (server, peer) = listener.accept();
-    let pair = Pair { client, server, peer };
+    let pair = listener.join(client);
     bed.check_direct(&pair);
     pair.exchange(1, 10_000);
     pair.close();
@@ -215,9 +213,11 @@ fn from_the_router(family: Family) {
     let mut bed = guarded(Deferred);
     let listener = bed.listen(family);
     let client = dial(&bed.net.router, listener.address, |_| ()).expect("connect from the router");
-    let (server, peer) = listener.accept();
-    assert_eq!(peer, client.local_addr().expect("an address"), "the router's own connection was split");
-    Pair { client, server, peer }.exchange(1, 10_000);
+    let pair = listener.join(client);
+    let own = pair.client.local_addr().expect("an address");
+    assert_eq!(pair.peer, own, "the router's own connection was split");
+    pair.exchange(1, 10_000);
+    drop(pair);
     bed.check_nothing_left(family);
 }
 

@@ -180,9 +180,8 @@ fn connections_that_begin_meanwhile(family: Family, handshake: Handshake) {
             let mut count = 0_u64;
             while !enough.load(Relaxed) {
                 let client = dial(&client, listener.address, |_| ()).expect("connect");
-                let (server, peer) = listener.accept();
-                assert_eq!(peer.ip(), family.router_wan(), "connection {count} went past pepsal");
-                let pair = Pair { client, server, peer };
+                let pair = listener.join(client);
+                assert_eq!(pair.peer.ip(), family.router_wan(), "connection {count} went past pepsal");
                 pair.exchange(count, 5000);
                 pair.close();
                 count += 1;
@@ -228,8 +227,7 @@ fn a_held_syn(family: Family) {
         }
         bed.net.server.remove_rules("router");
         let client = connecting.join().expect("a connected client");
-        let (server, peer) = listener.accept();
-        let pair = Pair { client, server, peer };
+        let pair = listener.join(client);
         bed.check_stolen(&pair);
         pair.exchange(1, 100_000);
         pair.close();

@@ -4,7 +4,7 @@ use std::fs::File;
 use std::io::Write;
 use std::mem::ManuallyDrop;
 use std::process::{Command, Output, Stdio};
-use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU32, Ordering};
 use std::thread;
 use std::time::{Duration, Instant};
 
@@ -43,6 +43,21 @@ impl Host {
                 Err(panic) => std::panic::resume_unwind(panic),
             }
         })
+    }
+
+    /// So many threads in this namespace take numbers from 0 on, each the next one, and do `work` with them until it
+    /// returns false; how many were taken.
+    pub fn crowd(&self, size: u32, work: impl Fn(u32) -> bool + Sync) -> u32 {
+        let next = AtomicU32::new(0);
+        thread::scope(|crowd| {
+            for _ in 0..size {
+                crowd.spawn(|| {
+                    self.enter();
+                    while work(next.fetch_add(1, Ordering::Relaxed)) {}
+                });
+            }
+        });
+        next.into_inner()
     }
 
     /// Moves the calling thread into this namespace, for good.

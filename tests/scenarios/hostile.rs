@@ -182,8 +182,7 @@ fn keep_closed(family: Family, handshake: Handshake, time: Duration) {
     let listener = bed.listen(family);
     let small = |socket: &_| setsockopt(socket, sockopt::RcvBuf, &(16 << 10)).expect("SO_RCVBUF");
     let client = dial(&bed.net.client, listener.address, small).expect("connect");
-    let (server, peer) = listener.accept();
-    let pair = Pair { client, server, peer };
+    let pair = listener.join(client);
     bed.check_stolen(&pair);
     pair.server.set_write_timeout(Some(time + patience())).expect("a write timeout");
     thread::scope(|scope| {

@@ -148,10 +148,21 @@ fn as_the_daemon(pid: u32, call: libc::c_long, arguments: [u64; 3]) -> Option<i6
             _ => waitid(nix::sys::wait::Id::Pid(pid), WaitPidFlag::WSTOPPED).is_ok(),
         }
     };
-    ptrace::attach(pid).expect("attach to the daemon");
-    assert!(stopped(), "the daemon has ended");
-    // It waits in epoll_wait, right behind its `syscall`.
-    let before = ptrace::getregs(pid).expect("its registers");
+    // Mostly it waits in epoll_wait, right behind its `syscall`, but once a second it looks at its figures.
+    let before = (0..100).find_map(|_| {
+        ptrace::attach(pid).expect("attach to the daemon");
+        assert!(stopped(), "the daemon has ended");
+        let registers = ptrace::getregs(pid).expect("its registers");
+        let last = ptrace::read(pid, (registers.rip - SYSCALL) as ptrace::AddressType)
+            .expect("its last instruction");
+        if last.to_le_bytes().starts_with(&[0x0f, 0x05]) {
+            return Some(registers);
+        }
+        ptrace::detach(pid, None).expect("let go of the daemon");
+        std::thread::sleep(std::time::Duration::from_millis(10));
+        None
+    });
+    let before = before.expect("the daemon in a system call");
     let mut with = before;
     with.rip -= SYSCALL;
     with.rax = call as u64;

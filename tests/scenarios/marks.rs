@@ -60,8 +60,7 @@ fn dscp(family: Family, handshake: Handshake) {
         .expect("a DSCP");
     };
     let client = dial(&bed.net.client, listener.address, set).expect("connect");
-    let (server, peer) = listener.accept();
-    let pair = Pair { client, server, peer };
+    let pair = listener.join(client);
     bed.check_stolen(&pair);
     pair.exchange(1, 100_000);
     pair.close();

@@ -25,8 +25,7 @@ const LENGTH: u64 = 8 * MIB;
 fn small_reader(bed: &Bed, listener: &Listener) -> Pair {
     let small = |socket: &_| setsockopt(socket, sockopt::RcvBuf, &(64 << 10)).expect("SO_RCVBUF");
     let client = dial(&bed.net.client, listener.address, small).expect("connect");
-    let (server, peer) = listener.accept();
-    Pair { client, server, peer }
+    listener.join(client)
 }
 
 fn budget(family: Family, handshake: Handshake) {

@@ -23,21 +23,13 @@ pub struct Tally {
 
 /// `count` connections, several at a time, each with a stream both ways.
 pub fn connections(bed: &Bed, listener: &Listener, count: u32, tally: &Tally) {
-    let next = AtomicU32::new(0);
-    thread::scope(|clients| {
-        for _ in 0..CLIENTS {
-            clients.spawn(|| {
-                bed.net.client.enter();
-                loop {
-                    let number = next.fetch_add(1, Relaxed);
-                    if number >= count {
-                        return;
-                    }
-                    let whole = client(number.into(), listener.address);
-                    (if whole { &tally.whole } else { &tally.cut }).fetch_add(1, Relaxed);
-                }
-            });
+    bed.net.client.crowd(CLIENTS, |number| {
+        if number >= count {
+            return false;
         }
+        let whole = client(number.into(), listener.address);
+        (if whole { &tally.whole } else { &tally.cut }).fetch_add(1, Relaxed);
+        true
     });
 }
 

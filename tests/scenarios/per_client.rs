@@ -45,13 +45,7 @@ fn a_burst_of_one_client(family: Family, handshake: Handshake) {
             .map(|_| scope.spawn(|| dial(&bed.net.client, listener.address, |_| ()).expect("connect")))
             .collect();
         let clients: Vec<_> = dials.into_iter().map(|dial| dial.join().expect("a client")).collect();
-        clients
-            .into_iter()
-            .map(|client| {
-                let (server, peer) = listener.accept();
-                Pair { client, server, peer }
-            })
-            .collect()
+        clients.into_iter().map(|client| listener.join(client)).collect()
     });
     let peak = bed.told("status")["slots"]["peak"].number();
     assert!((1..=5).contains(&peak), "{peak} slots for one client");

@@ -6,7 +6,7 @@ use std::net::{SocketAddr, TcpStream};
 use std::thread;
 
 use crate::bed::{Bed, Family, Handshake};
-use crate::connection::{Listener, Pair, bind_to, dial, reset};
+use crate::connection::{Listener, bind_to, dial, reset};
 use crate::host::{eventually, patience};
 use crate::stream::{End, end, receive_all, send};
 
@@ -76,8 +76,7 @@ fn again_after(family: Family, handshake: Handshake, ending: Ending) {
     let listener = bed.listen(family);
     for seed in 0..3 {
         let client = connect_from_port(&bed, family, 22_000, &listener);
-        let (server, peer) = listener.accept();
-        let pair = Pair { client, server, peer };
+        let pair = listener.join(client);
         pair.exchange(seed, 1000);
         ending(pair.client, pair.server);
     }

@@ -19,7 +19,7 @@ four_ways!(soak);
 
 const COUNT: u32 = 500;
 /// Clients at a time; each has up to one connection.
-const CLIENTS: u64 = 64;
+const CLIENTS: u32 = 64;
 
 #[derive(Clone, Copy, Debug)]
 enum Course {
@@ -79,32 +79,25 @@ fn soak(family: Family, handshake: Handshake) {
     // Fewer slots than clients: at times some connections go direct, and the same must hold for them.
     let listeners = [bed.listen(family), bed.listen(other)];
     let closed = [bed.closed_port(family), bed.closed_port(other)];
-    let (next, stolen, done) = (AtomicU32::new(0), AtomicU32::new(0), AtomicBool::new(false));
+    let (stolen, done) = (AtomicU32::new(0), AtomicBool::new(false));
     let start = Instant::now();
 
-    thread::scope(|scope| {
+    let begun = thread::scope(|scope| {
         for listener in &listeners {
             scope.spawn(|| serve(listener, &stolen, &done));
         }
         let _ending = SetOnDrop(&done);
-        thread::scope(|clients| {
-            for _ in 0..CLIENTS {
-                clients.spawn(|| {
-                    bed.net.client.enter();
-                    loop {
-                        let number = next.fetch_add(1, Relaxed);
-                        if number >= COUNT || start.elapsed() > seconds(60) {
-                            return;
-                        }
-                        // Mostly of one family, now and then of the other.
-                        let which = usize::from(number.is_multiple_of(5));
-                        run_client(number.into(), listeners[which].address, closed[which]);
-                    }
-                });
+        bed.net.client.crowd(CLIENTS, |number| {
+            if number >= COUNT || start.elapsed() > seconds(60) {
+                return false;
             }
-        });
+            // Mostly of one family, now and then of the other.
+            let which = usize::from(number.is_multiple_of(5));
+            run_client(number.into(), listeners[which].address, closed[which]);
+            true
+        })
     });
-    assert!(next.load(Relaxed) >= COUNT, "only {} connections in {:?}", next.load(Relaxed), start.elapsed());
+    assert!(begun >= COUNT, "only {begun} connections in {:?}", start.elapsed());
     assert!(stolen.load(Relaxed) > COUNT / 4, "only {} connections were stolen", stolen.load(Relaxed));
     bed.check_all_slots(family, 48);
 }
