@@ -351,7 +351,7 @@ Median of the rounds, lowest and highest in brackets; a ratio is the median of t
 the kernel makes them (TSO and GSO on); `MTU`: no packet larger than 1500 bytes anywhere. `bulk`: number of flows, and
 up (from the client) or down. `trips`: 64 bytes there and back on standing connections. `rate`: connections one after
 the other, or 16 at a time, each with 1 KiB there and back. `hold`: that many idle connections, and one with round trips.
-Every byte count was compared. CPU of all parties: client, router, proxy, server. All with cubic, IPv4.
+Every byte was compared. CPU of all parties: client, router, proxy, server. All with cubic, IPv4.
 END
     if [ -s "$work/faults" ]; then
         printf '\nMeasurements that failed, and were made anew once:\n\n'

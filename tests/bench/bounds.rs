@@ -58,6 +58,10 @@ pub fn findings(rows: &Rows) -> Vec<Finding> {
         Limit::AtLeast(1.2),
         against("rate", "per_s", "haproxy"),
     );
+    // README.md tells whose they are.
+    let resets = |line| Some((line, rows.spread(line, "resets", "pepsal")?.high));
+    let resets = rows.lines_like("rate").filter_map(resets).map(|(line, most)| (line.to_string(), most));
+    add(String::from("connections reset in one round"), Limit::AtMost(2.0), resets.collect());
     for metric in ["p50_us", "p99_us"] {
         let name = &metric[..3];
         add(format!("round trip {name} : haproxy"), Limit::AtMost(1.0), against("trips", metric, "haproxy"));

@@ -2,7 +2,7 @@
 //!
 //! Invariant: an exchange counts only if every byte of the message has come back.
 
-use std::io::{ErrorKind, Read, Write};
+use std::io::{self, ErrorKind, Read, Write};
 use std::net::{SocketAddr, TcpStream};
 use std::os::fd::{AsFd, AsRawFd};
 use std::time::{Duration, Instant};
@@ -44,6 +44,9 @@ pub struct Rate {
 const TRIP: usize = 64;
 const VISIT: usize = 1024;
 
+/// Most resets of one measurement that are counted; more end it.
+const MAX_RESETS: u32 = 100;
+
 pub fn run_trips(trips: &Trips, bed: &Bed) -> Result<(), String> {
     trip_rows(bed, trips.connections, trips.ms)
 }
@@ -80,6 +83,7 @@ pub fn trip_rows(bed: &Bed, connections: usize, ms: u64) -> Result<(), String> {
 pub fn run_rate(rate: &Rate, bed: &Bed) -> Result<(), String> {
     let content = Content::new();
     let mut exchange = Exchange::new(bed.server, &content.at(0)[..VISIT])?;
+    exchange.counts_resets = true;
     let from = Usage::now(&bed.parties)?;
     let until = Instant::now() + Duration::from_millis(rate.ms);
     for _ in 0..rate.parallel {
@@ -101,6 +105,7 @@ pub fn run_rate(rate: &Rate, bed: &Bed) -> Result<(), String> {
         bed.row("cpu_us_connection", proxy.cpu * 1e6 / f64::from(count));
     }
     bed.row("connections", f64::from(count));
+    bed.row("resets", f64::from(exchange.resets));
     Ok(())
 }
 
@@ -141,6 +146,9 @@ struct Exchange {
     opening: Vec<u8>,
     visits: Vec<Visit>,
     under_way: usize,
+    /// A connection that is reset is counted and begun again, where `counts_resets`; else it is an error.
+    counts_resets: bool,
+    resets: u32,
     buffer: [u8; VISIT],
 }
 
@@ -152,6 +160,8 @@ impl Exchange {
             opening: [&Request::Echo.encode()[..], message].concat(),
             visits: Vec::new(),
             under_way: 0,
+            counts_resets: false,
+            resets: 0,
             buffer: [0; VISIT],
         })
     }
@@ -198,35 +208,46 @@ impl Exchange {
         };
         for event in &events[..ready] {
             let index = event.data() as usize;
-            if self.step(index, event.events())? {
-                complete(self, index)?;
+            match self.step(index, event.events()) {
+                Ok(true) => complete(self, index)?,
+                Ok(false) => {}
+                Err(error)
+                    if error.kind() == ErrorKind::ConnectionReset
+                        && self.counts_resets
+                        && self.resets < MAX_RESETS =>
+                {
+                    self.resets += 1;
+                    self.finish(index)?;
+                    self.begin()?;
+                }
+                Err(error) => return Err(format!("cannot exchange bytes: {error}")),
             }
         }
         Ok(())
     }
 
     /// True when the message has come back whole.
-    fn step(&mut self, index: usize, events: EpollFlags) -> Result<bool, String> {
+    fn step(&mut self, index: usize, events: EpollFlags) -> io::Result<bool> {
         let visit = &mut self.visits[index];
         let Some(socket) = &mut visit.socket else {
             return Ok(false);
         };
         if !visit.asked && events.contains(EpollFlags::EPOLLOUT) {
             visit.asked = true;
-            socket.write_all(&self.opening).map_err(|error| format!("cannot send: {error}"))?;
+            socket.write_all(&self.opening)?;
         }
         if !events.intersects(EpollFlags::EPOLLIN | EpollFlags::EPOLLERR | EpollFlags::EPOLLHUP) {
             return Ok(false);
         }
         let message = &self.opening[REQUEST_LEN..];
         let read = match socket.read(&mut self.buffer) {
-            Ok(0) => return Err(String::from("the connection ended before its answer")),
+            Ok(0) => return Err(io::Error::other("the connection ended before its answer")),
             Ok(read) => read,
             Err(error) if error.kind() == ErrorKind::WouldBlock => return Ok(false),
-            Err(error) => return Err(format!("cannot receive: {error}")),
+            Err(error) => return Err(error),
         };
         if message.get(visit.got..visit.got + read) != Some(&self.buffer[..read]) {
-            return Err(String::from("the answer has wrong bytes"));
+            return Err(io::Error::other("the answer has wrong bytes"));
         }
         visit.got += read;
         Ok(visit.got == message.len())

@@ -33,7 +33,7 @@ pub struct Report {
 }
 
 /// The metrics of the table, in its order: name, words, decimals.
-const METRICS: [(&str, &str, usize); 20] = [
+const METRICS: [(&str, &str, usize); 21] = [
     ("mbit_s", "Mbit/s", 0),
     ("cpu_s_gb", "proxy CPU, s/GB", 3),
     ("all_cpu_s_gb", "CPU of all parties, s/GB", 3),
@@ -47,6 +47,7 @@ const METRICS: [(&str, &str, usize); 20] = [
     ("cpu_us_connection", "proxy CPU, µs/connection", 1),
     ("all_cpu_us_connection", "CPU of all parties, µs/connection", 1),
     ("calls_connection", "proxy system calls/connection", 1),
+    ("resets", "connections reset", 0),
     ("rss_kb_connection", "proxy RSS, kB/connection", 2),
     ("pss_kb_connection", "proxy PSS, kB/connection", 2),
     ("kernel_kb_connection", "kernel memory, kB/connection", 1),
