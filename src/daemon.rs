@@ -15,7 +15,6 @@ use std::thread::{self, JoinHandle};
 use std::time::{Duration, Instant};
 
 use nix::errno::Errno;
-use nix::net::if_::if_nametoindex;
 use nix::sched::sched_getaffinity;
 use nix::sys::resource::{Resource, getrlimit, setrlimit};
 use nix::unistd::Pid;
@@ -24,6 +23,7 @@ use crate::bell::Bell;
 use crate::cli::Run;
 use crate::control::{self, Control};
 use crate::counts::Counts;
+use crate::diversion::Diversion;
 use crate::error::Error;
 use crate::gain::Gain;
 use crate::handover::Giver;
@@ -61,7 +61,7 @@ pub fn run(options: &Run) -> Result<(), Error> {
     let memory = Memory::new(options.memory);
     let legs = leg_options(options, &memory)?;
     let path = options.control.as_deref();
-    let mut giver = find_giver(options, path.unwrap_or(control::PATH))?;
+    let mut giver = Giver::find(options, path.unwrap_or(control::PATH))?;
     let threads = threads(options, giver.as_ref());
     raise_descriptor_limit(options.max_conns, threads)?;
     let (ground, control) = match &mut giver {
@@ -77,6 +77,11 @@ pub fn run(options: &Run) -> Result<(), Error> {
     let mut pep = prepare(options, memory, legs, ground, main_loop.bell().map_err(failed)?)?;
     main_loop.depend_on(pep.tun.device()).map_err(failed)?;
     let mut pacer = prepare_pacer(&mut pep)?;
+    let mut diversion = None;
+    // At a take-over it is the other daemon's until that has gone.
+    if giver.is_none() && options.transparent {
+        diversion = Some(Diversion::install(pep.tun.addresses())?);
+    }
     privileges::drop_to(options.user.as_deref())?;
     let count = giver.as_ref().map(|giver| giver.hand_all(&pep)).transpose()?;
     let pep = Arc::new(pep);
@@ -87,6 +92,13 @@ pub fn run(options: &Run) -> Result<(), Error> {
     if let (Some(giver), Some(count)) = (&giver, count) {
         giver.leave()?;
         settle(options, &pep);
+        let addresses = pep.tun.addresses();
+        diversion = match options.transparent {
+            true => {
+                Diversion::install(addresses).inspect_err(|error| log::warn(format_args!("{error}"))).ok()
+            }
+            false => Diversion::inherit(addresses),
+        };
         pep.parking.open();
         main_loop.keep(path.unwrap_or(control::PATH), pep.bytes());
         log::notice(format_args!("took {count} connections over from pid {}", giver.offer.pid));
@@ -132,6 +144,7 @@ pub fn run(options: &Run) -> Result<(), Error> {
         // It takes its routes away; a panic in it has ended the process.
         let _ = pacer.join();
     }
+    drop(diversion);
     match device_gone {
         true => {
             Err(Error::system("use", &*options.device, Errno::ENODEV, "it was removed: start pepsal again"))
@@ -248,34 +261,6 @@ fn prepare(
         bell,
         parking: Parking::new(taken_over),
     })
-}
-
-/// The daemon that answers at `path`, if this one can take over from it. A daemon elsewhere is in nobody's way, unless
-/// this one was told to answer at the same place.
-fn find_giver(options: &Run, path: &str) -> Result<Option<Giver>, Error> {
-    let Some(giver) = Giver::ask(path)? else {
-        return Ok(None);
-    };
-    let offer = &giver.offer;
-    let (port, queue) = (u32::from(options.port), u32::from(options.queue));
-    let same = [offer.port == port, offer.queue == queue, offer.device() == *options.device];
-    // Network namespaces share paths: what another one's daemon has is of no use here.
-    let elsewhere = if_nametoindex(&*offer.device()).is_err();
-    if (elsewhere || same == [false; 3]) && options.control.is_none() {
-        return Ok(None);
-    }
-    if elsewhere {
-        return Err(giver.refuse("it is in another network namespace", "give another path with --control"));
-    }
-    if same.contains(&false) {
-        let has = format!("it has port {}, queue {} and device {}", offer.port, offer.queue, offer.device());
-        return Err(giver.refuse(&has, "stop it first, or give the same"));
-    }
-    if offer.used as usize > options.max_conns {
-        let has = format!("it has {} connections", offer.used);
-        return Err(giver.refuse(&has, "allow more with -c"));
-    }
-    Ok(Some(giver))
 }
 
 /// How many workers there are. Injected SYNs name listeners by the numbers of another daemon's workers.

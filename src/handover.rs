@@ -19,9 +19,11 @@ use std::time::{Duration, Instant};
 use std::vec::IntoIter;
 
 use nix::errno::Errno;
+use nix::net::if_::if_nametoindex;
 use nix::sys::socket::{MsgFlags, getsockopt, recv, sockopt};
 use nix::unistd::getuid;
 
+use crate::cli::Run;
 use crate::counts::{Counts, Passed};
 use crate::error::Error;
 use crate::log;
@@ -160,8 +162,39 @@ pub struct Giver {
 }
 
 impl Giver {
+    /// The daemon that answers at `path`, if this one can take over from it. A daemon elsewhere is in nobody's way, unless
+    /// this one was told to answer at the same place.
+    pub fn find(options: &Run, path: &str) -> Result<Option<Giver>, Error> {
+        let Some(giver) = Giver::ask(path)? else {
+            return Ok(None);
+        };
+        let offer = &giver.offer;
+        let (port, queue) = (u32::from(options.port), u32::from(options.queue));
+        let same = [offer.port == port, offer.queue == queue, offer.device() == *options.device];
+        // Network namespaces share paths: what another one's daemon has is of no use here.
+        let elsewhere = if_nametoindex(&*offer.device()).is_err();
+        if (elsewhere || same == [false; 3]) && options.control.is_none() {
+            return Ok(None);
+        }
+        if elsewhere {
+            return Err(
+                giver.refuse("it is in another network namespace", "give another path with --control")
+            );
+        }
+        if same.contains(&false) {
+            let has =
+                format!("it has port {}, queue {} and device {}", offer.port, offer.queue, offer.device());
+            return Err(giver.refuse(&has, "stop it first, or give the same"));
+        }
+        if offer.used as usize > options.max_conns {
+            let has = format!("it has {} connections", offer.used);
+            return Err(giver.refuse(&has, "allow more with -c"));
+        }
+        Ok(Some(giver))
+    }
+
     /// Asks the daemon at `path`. `None`: there is none.
-    pub fn ask(path: &str) -> Result<Option<Giver>, Error> {
+    fn ask(path: &str) -> Result<Option<Giver>, Error> {
         let Ok(stream) = UnixStream::connect(path) else {
             return Ok(None);
         };
@@ -190,7 +223,7 @@ impl Giver {
     }
 
     /// Why this daemon cannot follow the other, or carry so many connections.
-    pub fn refuse(&self, why: &str, remedy: &'static str) -> Error {
+    fn refuse(&self, why: &str, remedy: &'static str) -> Error {
         Error::take_over(format!("pid {}", self.offer.pid), why, remedy)
     }
 

@@ -1,6 +1,6 @@
 //! Talks to the kernel about routes and rules: rtnetlink(7), in the host's byte order.
 //!
-//! Used by the thread `pacer` alone. What comes from the kernel is read with checked slices: a message that is cut
+//! Used by the threads that change routes: `pacer` and main, each with sockets of its own. What comes from the kernel is read with checked slices: a message that is cut
 //! short ends early and never panics.
 #![forbid(unsafe_code)]
 
@@ -19,6 +19,40 @@ const BUFFER: usize = 32 << 10;
 
 /// How often a dump is asked for again that a change has interrupted (NLM_F_DUMP_INTR).
 const ATTEMPTS: u32 = 4;
+
+// linux/rtnetlink.h
+pub const RTM_NEWROUTE: u16 = 24;
+pub const RTM_DELROUTE: u16 = 25;
+pub const RTM_NEWRULE: u16 = 32;
+pub const RTM_DELRULE: u16 = 33;
+pub const RTA_OIF: u16 = 4;
+pub const RTA_TABLE: u16 = 15;
+
+// linux/fib_rules.h
+const FRA_PRIORITY: u16 = 6;
+const FRA_FWMARK: u16 = 10;
+const FRA_TABLE: u16 = 15;
+const FRA_FWMASK: u16 = 16;
+const FR_ACT_TO_TBL: u8 = 1;
+
+/// Which packets go to which routing table, and how soon that is asked (ip-rule(8)).
+pub struct Selection {
+    pub priority: u32,
+    pub mark: u32,
+    pub mask: u32,
+    pub table: u32,
+}
+
+impl Selection {
+    /// struct fib_rule_hdr with its attributes.
+    pub fn rule(&self, family: u8) -> Body {
+        Body::new(&[family, 0, 0, 0, 0, 0, 0, FR_ACT_TO_TBL, 0, 0, 0, 0])
+            .with_u32(FRA_PRIORITY, self.priority)
+            .with_u32(FRA_FWMARK, self.mark)
+            .with_u32(FRA_FWMASK, self.mask)
+            .with_u32(FRA_TABLE, self.table)
+    }
+}
 
 /// A message under construction, or one without its nlmsghdr: a family's header and attributes.
 #[derive(Clone, Debug, PartialEq, Eq)]

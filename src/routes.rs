@@ -18,16 +18,19 @@ use std::os::fd::{AsFd, BorrowedFd};
 use nix::errno::Errno;
 
 use crate::log;
-use crate::netlink::{Body, Netlink, attributes, push, u32_at};
+use crate::netlink::{
+    Body, Netlink, RTA_OIF, RTA_TABLE, RTM_DELROUTE, RTM_DELRULE, RTM_NEWROUTE, RTM_NEWRULE, Selection,
+    attributes, push, u32_at,
+};
 
-/// Of tables 5001 to 5004. (`rules --transparent` uses 5000.)
+/// Of tables 5001 to 5004. (`diversion` has 5000.)
 const FIRST_TABLE: u32 = 5001;
 
 /// How many tables there may be.
 pub const LEVELS: usize = 4;
 
 /// The bits of a mark that choose a table: high up, where neither mwan3 (0x3f00) nor pbr (0xff0000) nor
-/// `rules --transparent` (0x40000000) keep theirs.
+/// `diversion` (0x40000000) keep theirs.
 const MARK_MASK: u32 = 0x3800_0000;
 const MARK_SHIFT: u32 = MARK_MASK.trailing_zeros();
 
@@ -38,19 +41,15 @@ const PRIORITY: u32 = 32_765;
 const MAX_ROUTES: usize = 256;
 
 // linux/rtnetlink.h
-const RTM_NEWROUTE: u16 = 24;
-const RTM_DELROUTE: u16 = 25;
 const RTM_GETROUTE: u16 = 26;
 const RTA_DST: u16 = 1;
 const RTA_SRC: u16 = 2;
-const RTA_OIF: u16 = 4;
 const RTA_GATEWAY: u16 = 5;
 const RTA_PRIORITY: u16 = 6;
 const RTA_PREFSRC: u16 = 7;
 const RTA_METRICS: u16 = 8;
 const RTA_MULTIPATH: u16 = 9;
 const RTA_FLOW: u16 = 11;
-const RTA_TABLE: u16 = 15;
 const RTA_VIA: u16 = 18;
 const RTA_PREF: u16 = 20;
 const RTA_ENCAP_TYPE: u16 = 21;
@@ -62,15 +61,6 @@ const RTN_BLACKHOLE: u8 = 6;
 const RTN_THROW: u8 = 9;
 const RTNH_F_ONLINK: u8 = 4;
 const RT_TABLE_MAIN: u32 = 254;
-
-// linux/fib_rules.h
-const RTM_NEWRULE: u16 = 32;
-const RTM_DELRULE: u16 = 33;
-const FRA_PRIORITY: u16 = 6;
-const FRA_FWMARK: u16 = 10;
-const FRA_TABLE: u16 = 15;
-const FRA_FWMASK: u16 = 16;
-const FR_ACT_TO_TBL: u8 = 1;
 
 /// Bytes of struct rtmsg.
 const RTMSG: usize = 12;
@@ -232,13 +222,9 @@ fn rtmsg(family: u8) -> [u8; RTMSG] {
     [family, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0]
 }
 
-/// struct fib_rule_hdr with its attributes.
 fn rule(family: u8, level: usize) -> Body {
-    Body::new(&[family, 0, 0, 0, 0, 0, 0, FR_ACT_TO_TBL, 0, 0, 0, 0])
-        .with_u32(FRA_PRIORITY, PRIORITY)
-        .with_u32(FRA_FWMARK, mark(level))
-        .with_u32(FRA_FWMASK, MARK_MASK)
-        .with_u32(FRA_TABLE, FIRST_TABLE + level as u32)
+    let table = FIRST_TABLE + level as u32;
+    Selection { priority: PRIORITY, mark: mark(level), mask: MARK_MASK, table }.rule(family)
 }
 
 /// A route of the family that leads somewhere or nowhere; not the cached ones, nor those of local addresses.

@@ -11,14 +11,9 @@ use nix::errno::Errno;
 use nix::net::if_::if_nametoindex;
 
 use crate::cli::{Format, Rules};
+use crate::diversion::MARK;
 use crate::error::Error;
 use crate::selectors::{self, Cidr};
-
-/// Mark, and routing table, of packets that go to a transparent server leg. One bit, high up, where neither
-/// mwan3 (0x3f00) nor pbr (0xff0000) keep theirs. busybox' ip takes tables up to 255, of which the kernel has the
-/// last three.
-const MARK: &str = "0x40000000";
-const TABLE: u32 = 250;
 
 /// Writes the script to standard output.
 pub fn print(rules: &Rules) -> Result<(), Error> {
@@ -65,9 +60,6 @@ fn nft(out: &mut String, rules: &Rules, lan: &[&str], wan: &[&str]) -> fmt::Resu
          # The firewall's own input chain must accept what the daemon injects, which nobody else can send:\n",
     );
     writeln!(out, "#   iifname \"{device}\" accept")?;
-    if rules.transparent {
-        routing_commands(out, &["ip", "ip -6"])?;
-    }
     out.push_str("table inet pepsal\ndelete table inet pepsal\ntable inet pepsal {\n");
 
     out.push_str(
@@ -102,7 +94,7 @@ fn nft(out: &mut String, rules: &Rules, lan: &[&str], wan: &[&str]) -> fmt::Resu
         writeln!(
             out,
             "\n\tchain divert {{\n\t\ttype filter hook prerouting priority mangle; policy accept;\n\
-             \t\tmeta l4proto tcp socket transparent 1 meta mark set meta mark | {MARK}\n\t}}"
+             \t\tmeta l4proto tcp socket transparent 1 meta mark set meta mark | {MARK:#x}\n\t}}"
         )?;
     }
     out.push_str("}\n");
@@ -118,18 +110,15 @@ fn quoted(devices: &[&str]) -> String {
 /// comes after that of table filter.
 fn iptables(out: &mut String, rules: &Rules, lan: &[&str], wan: &[&str]) -> fmt::Result {
     let Rules { port, queue, device, .. } = rules;
-    let (command, ip) = match rules.format {
-        Format::Ip6tables => ("ip6tables", "ip -6"),
-        _ => ("iptables", "ip"),
+    let command = match rules.format {
+        Format::Ip6tables => "ip6tables",
+        _ => "iptables",
     };
     writeln!(
         out,
         "# pepsal: load with '{command}-restore -n'. Loading again replaces all rules; it repeats only the jumps\n\
          # to them, which changes nothing, since the second visit to a chain ends as the first."
     )?;
-    if rules.transparent {
-        routing_commands(out, &[ip])?;
-    }
 
     out.push_str("*security\n:pepsal-steal - [0:0]\n:pepsal-queue - [0:0]\n");
     out.push_str("-A FORWARD -p tcp --tcp-flags FIN,SYN,RST,ACK SYN -j pepsal-steal\n");
@@ -167,18 +156,8 @@ fn iptables(out: &mut String, rules: &Rules, lan: &[&str], wan: &[&str]) -> fmt:
         writeln!(
             out,
             "*mangle\n:pepsal-divert - [0:0]\n-A PREROUTING -p tcp -j pepsal-divert\n\
-             -A pepsal-divert -p tcp -m socket --transparent -j MARK --set-xmark {MARK}/{MARK}\nCOMMIT"
+             -A pepsal-divert -p tcp -m socket --transparent -j MARK --set-xmark {MARK:#x}/{MARK:#x}\nCOMMIT"
         )?;
-    }
-    Ok(())
-}
-
-/// What a firewall script cannot do itself: packets to transparent server legs stay on the router.
-fn routing_commands(out: &mut String, families: &[&str]) -> fmt::Result {
-    out.push_str("# These commands have to be run once:\n");
-    for ip in families {
-        writeln!(out, "# {ip} rule add fwmark {MARK}/{MARK} lookup {TABLE}")?;
-        writeln!(out, "# {ip} route add local default dev lo table {TABLE}")?;
     }
     Ok(())
 }

@@ -67,5 +67,5 @@ fn iptables_scripts_speak_one_family_each() {
         assert!(script.contains("--dport 80:90 "));
         assert_eq!(script.matches("\nCOMMIT\n").count(), 4);
     }
-    assert!(v6.contains("\n# ip -6 route add local default dev lo table 250\n"));
+    assert!(v6.contains("-m socket --transparent -j MARK --set-xmark 0x40000000/0x40000000\n"));
 }

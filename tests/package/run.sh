@@ -296,19 +296,7 @@ fresh() {
 	printf '#!/bin/sh\n' >"$root/sbin/ujail"
 	chmod 755 "$root/sbin/ujail"
 	chown root:root "$root/dev/net/tun"
-	for family in -4 -6; do
-		ip -n "$netns" "$family" rule del lookup 250 2>/dev/null
-		ip -n "$netns" "$family" route flush table 250 2>/dev/null
-	done
 	return 0
-}
-
-# As the kernel has it, down to what is the same with every version of ip.
-policy_routing() {
-	for family in -4 -6; do
-		ip -n "$netns" "$family" rule | sed -n 's/.*\(fwmark .* lookup 250\)$/\1/p'
-		ip -n "$netns" "$family" route show table 250 2>/dev/null | awk '{ print $1, $2, $3, $4 }'
-	done
 }
 
 # What was told to whom. The rules without their comments, which belong to the daemon.
@@ -317,8 +305,6 @@ state() {
 		echo "== $file"
 		cat "$root/state/$file" 2>/dev/null
 	done
-	echo "== policy routing"
-	policy_routing
 	echo "== $1 of the firewall"
 	grep -v '^[[:space:]]*#' "$root/state/nft/pepsal" 2>/dev/null
 	return 0
@@ -432,12 +418,10 @@ stop_leaves_nothing() {
 	fresh "$here/cases/transparent.pepsal"
 	service start
 	[ "$(stat -c %g:%a "$root/dev/net/tun")" = 333:660 ] && [ "$(stat -c %u:%a "$root/var/run/pepsal")" = 0:755 ] &&
-		[ "$(stat -c %u:%g:%a "$root/var/run/pepsal/daemon")" = 333:333:750 ] &&
-		[ "$(policy_routing | wc -l)" = 4 ] || return
+		[ "$(stat -c %u:%g:%a "$root/var/run/pepsal/daemon")" = 333:333:750 ] || return
 	service stop
 	state rules
-	nothing_runs && ! [ -e "$root/state/procd" ] && [ "$(stat -c %g "$root/dev/net/tun")" = 0 ] &&
-		[ -z "$(policy_routing)" ]
+	nothing_runs && ! [ -e "$root/state/procd" ] && [ "$(stat -c %g "$root/dev/net/tun")" = 0 ]
 }
 
 disabled() {

@@ -19,6 +19,7 @@ once!(
     usage,
     unknown_devices,
     unknown_congestion_control,
+    unknown_user,
     no_privileges,
     port_taken,
     queue_taken,
@@ -132,6 +133,12 @@ fn unknown_devices() {
 
 fn unknown_congestion_control() {
     check_refusal(&forwarding(), pepsal("run -C nosuch"), &["nosuch", "cubic"]);
+}
+
+/// Found last, when everything else is in place already.
+fn unknown_user() {
+    let command = pepsal("run --transparent --user nosuch --rate-up 5 --rtt 600");
+    check_refusal(&forwarding(), command, &["nosuch", "--user"]);
 }
 
 /// Also an unprivileged user gets an answer; it needs a binary that everybody may execute.

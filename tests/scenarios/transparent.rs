@@ -5,11 +5,15 @@ use std::io::ErrorKind;
 use std::net::Shutdown;
 use std::thread;
 
+use nix::sys::signal::Signal;
+
 use crate::bed::{Bed, Family, Handshake, Handshake::*, Hop, Net, Plan};
 use crate::connection::{Pair, reset};
+use crate::host::patience;
 use crate::stream::{End, MIB, end, receive_all, send};
 
 four_ways!(server_sees_the_client, masquerading_behind_the_router, masquerading_router);
+once!(routing_is_handed_over, routing_of_a_killed_daemon);
 
 const TRANSPARENT: &[&str] = &["--transparent"];
 
@@ -33,6 +37,10 @@ fn server_sees_the_client(family: Family, handshake: Handshake) {
     assert_eq!(guests.peer.ip(), family.address(Net::Guest, 2));
     drop((client, guests));
     bed.check_nothing_left(family);
+    assert!(diverted(&bed));
+    bed.signal(Signal::SIGTERM);
+    assert!(bed.daemon().wait_end(patience()).success());
+    assert!(!diverted(&bed));
 }
 
 fn masquerading_behind_the_router(family: Family, handshake: Handshake) {
@@ -58,6 +66,47 @@ fn masquerading_router(family: Family, handshake: Handshake) {
     assert_eq!(pair.peer.ip(), family.router_wan());
     carries_everything(pair);
     bed.check_nothing_left(family);
+}
+
+/// Whoever takes over has the routing too, and takes it away at its end, also what it has not asked for itself.
+fn routing_is_handed_over() {
+    let mut bed = Bed::build(Plan::default());
+    bed.start(Deferred, TRANSPARENT);
+    let pair = bed.stolen(&bed.listen(Family::V4));
+    bed.hand_over(Deferred, TRANSPARENT);
+    pair.exchange(1, 100_000);
+    bed.hand_over(Deferred, &[]);
+    assert!(diverted(&bed), "open connections need it");
+    pair.exchange(2, 100_000);
+    pair.close();
+    bed.signal(Signal::SIGTERM);
+    assert!(bed.daemon().wait_end(patience()).success());
+    assert!(!diverted(&bed));
+}
+
+/// What a killed daemon left, the next one uses and takes away.
+fn routing_of_a_killed_daemon() {
+    let mut bed = Bed::build(Plan::default());
+    bed.start(Deferred, TRANSPARENT);
+    bed.signal(Signal::SIGKILL);
+    bed.daemon().wait_end(patience());
+    assert!(diverted(&bed));
+    bed.start_daemon(Deferred, TRANSPARENT);
+    carries_everything(bed.stolen(&bed.listen(Family::V6)));
+    bed.signal(Signal::SIGTERM);
+    assert!(bed.daemon().wait_end(patience()).success());
+    assert!(!diverted(&bed));
+}
+
+/// Whether every family's rule and route of transparent legs are there; panics if only some are.
+fn diverted(bed: &Bed) -> bool {
+    let lists = ["ip rule", "ip -6 rule", "ip route show table all", "ip -6 route show table all"];
+    let there = lists.map(|list| {
+        let list = bed.net.router.exec(list, "");
+        list.lines().any(|line| line.contains("lookup 5000") || line.contains("dev lo table 5000"))
+    });
+    assert!(there == [true; 4] || there == [false; 4], "{there:?}");
+    there == [true; 4]
 }
 
 fn carries_everything(pair: Pair) {
