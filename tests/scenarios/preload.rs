@@ -7,6 +7,7 @@ use std::process::Command;
 
 use nix::errno::Errno;
 
+use crate::bed;
 use crate::host::output;
 
 /// In the order of preload.c.
@@ -43,7 +44,7 @@ impl Preload {
     /// None, and says why, where it cannot be done: the daemon is not the one that was built here.
     pub fn compile(name: &str) -> Option<Preload> {
         if std::env::var_os("PEPSAL_BIN").is_some() {
-            eprintln!("skipped: nothing can be preloaded into a static PEPSAL_BIN");
+            bed::skip("nothing can be preloaded into another PEPSAL_BIN");
             return None;
         }
         let file = |kind| std::env::temp_dir().join(format!("{name}-{}.{kind}", std::process::id()));
