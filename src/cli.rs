@@ -8,7 +8,6 @@ use std::process::ExitCode;
 
 use argh::FromArgs;
 
-use crate::control;
 use crate::pep::Handshake;
 use crate::relay::Side;
 use crate::selectors::{Cidr, PortRange, device_name};
@@ -19,6 +18,9 @@ use values::{
 
 /// The exit code of a command line that cannot be understood.
 const USAGE: u8 = 2;
+
+/// Where the control socket is unless --control names another place.
+pub const CONTROL: &str = "/var/run/pepsal/control";
 
 /// TCP performance enhancing proxy for satellite links.
 #[derive(FromArgs)]
@@ -201,7 +203,7 @@ pub struct Status {
     pub format: StatusFormat,
 
     /// the daemon's control socket (/var/run/pepsal/control)
-    #[argh(option, arg_name = "PATH", default = "String::from(control::PATH)")]
+    #[argh(option, arg_name = "PATH", default = "String::from(CONTROL)")]
     pub control: String,
 }
 
@@ -214,7 +216,7 @@ pub struct Connections {
     pub json: bool,
 
     /// the daemon's control socket (/var/run/pepsal/control)
-    #[argh(option, arg_name = "PATH", default = "String::from(control::PATH)")]
+    #[argh(option, arg_name = "PATH", default = "String::from(CONTROL)")]
     pub control: String,
 }
 
@@ -223,7 +225,7 @@ pub struct Connections {
 #[argh(subcommand, name = "top")]
 pub struct Top {
     /// the daemon's control socket (/var/run/pepsal/control)
-    #[argh(option, arg_name = "PATH", default = "String::from(control::PATH)")]
+    #[argh(option, arg_name = "PATH", default = "String::from(CONTROL)")]
     pub control: String,
 }
 

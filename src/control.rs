@@ -27,9 +27,6 @@ use crate::report::{self, connections};
 use crate::samples::Samples;
 use crate::worker::ACCEPT_PAUSE;
 
-/// Where the control socket is unless --control names another place; the client's default too.
-pub const PATH: &str = "/var/run/pepsal/control";
-
 /// Askers at a time.
 const PLACES: usize = 8;
 

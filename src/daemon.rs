@@ -20,8 +20,8 @@ use nix::sys::resource::{Resource, getrlimit, setrlimit};
 use nix::unistd::Pid;
 
 use crate::bell::Bell;
-use crate::cli::Run;
-use crate::control::{self, Control};
+use crate::cli::{self, Run};
+use crate::control::Control;
 use crate::counts::Counts;
 use crate::diversion::Diversion;
 use crate::error::Error;
@@ -61,7 +61,7 @@ pub fn run(options: &Run) -> Result<(), Error> {
     let memory = Memory::new(options.memory);
     let legs = leg_options(options, &memory)?;
     let path = options.control.as_deref();
-    let mut giver = Giver::find(options, path.unwrap_or(control::PATH))?;
+    let mut giver = Giver::find(options, path.unwrap_or(cli::CONTROL))?;
     let threads = threads(options, giver.as_ref());
     raise_descriptor_limit(options.max_conns, threads)?;
     let (ground, control) = match &mut giver {
@@ -100,7 +100,7 @@ pub fn run(options: &Run) -> Result<(), Error> {
             false => Diversion::inherit(addresses),
         };
         pep.parking.open();
-        main_loop.keep(path.unwrap_or(control::PATH), pep.bytes());
+        main_loop.keep(path.unwrap_or(cli::CONTROL), pep.bytes());
         log::notice(format_args!("took {count} connections over from pid {}", giver.offer.pid));
     }
     // The other daemon has gone, and its routes are replaced.
@@ -285,7 +285,7 @@ fn leave_if_taken_over(end: Option<End>) {
 
 /// Nobody has to ask: without a place for it that was asked for, the daemon does without.
 fn control_socket(path: Option<&str>) -> Result<Option<Control>, Error> {
-    match (Control::listen(path.unwrap_or(control::PATH)), path) {
+    match (Control::listen(path.unwrap_or(cli::CONTROL)), path) {
         (Err(error), Some(_)) => Err(error),
         (Err(error), None) => {
             log::warn(format_args!("{error}; until then 'pepsal status' has nobody to ask"));

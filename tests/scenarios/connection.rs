@@ -15,7 +15,7 @@ use nix::sys::socket::{
 use nix::sys::time::TimeVal;
 
 use crate::host::{Host, patience};
-use crate::stream::{self, End};
+use crate::stream::{self, End, MIB};
 
 pub struct Listener {
     socket: TcpListener,
@@ -130,6 +130,20 @@ impl Pair {
                 stream::receive(to, seed, length);
             });
         }
+    }
+
+    /// 2 MiB each way at the same time, until both ends have ended.
+    pub fn carry_everything(self) {
+        let Pair { client, server, .. } = &self;
+        thread::scope(|scope| {
+            for (stream, out, back) in [(client, 1, 2), (server, 2, 1)] {
+                scope.spawn(move || {
+                    stream::send(stream, out, 2 * MIB).expect("send");
+                    stream.shutdown(Shutdown::Write).expect("shut down");
+                });
+                scope.spawn(move || stream::receive_all(stream, back, 2 * MIB));
+            }
+        });
     }
 
     /// Ends an idle connection as well-behaved ends do, the client first.

@@ -2,15 +2,13 @@
 //! policy routing chooses the same uplink, with its DSCP, through paths narrower than both ends know, and
 //! from behind a router that translates addresses.
 
-use std::net::Shutdown;
 use std::os::fd::OwnedFd;
-use std::thread;
 
 use nix::sys::socket::{setsockopt, sockopt};
 
 use crate::bed::{Bed, Family, Handshake, Handshake::*, Hop, Plan};
-use crate::connection::{Pair, dial};
-use crate::stream::{MIB, receive_all, send};
+use crate::connection::dial;
+use crate::stream::MIB;
 
 four_ways!(mark, dscp, path_mtu, masquerade);
 both_families!(segment_size);
@@ -87,16 +85,7 @@ fn path_mtu(family: Family, handshake: Handshake) {
     let errors = hop.count("errors", "output priority 0", too_big);
     let fragments = hop.count("fragments", "prerouting priority -450", may_fragment);
 
-    let Pair { client, server, .. } = bed.stolen(&listener);
-    thread::scope(|scope| {
-        for (stream, out, back) in [(&client, 1, 2), (&server, 2, 1)] {
-            scope.spawn(move || {
-                send(stream, out, 2 * MIB).expect("send");
-                stream.shutdown(Shutdown::Write).expect("shut down");
-            });
-            scope.spawn(move || receive_all(stream, back, 2 * MIB));
-        }
-    });
+    bed.stolen(&listener).carry_everything();
     assert!(errors.packets() >= 2, "the path was not too narrow: the scenario shows nothing");
     assert_eq!(fragments.packets(), 0, "packets that may be, or were, fragmented");
     bed.check_nothing_left(family);

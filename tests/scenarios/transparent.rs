@@ -2,15 +2,13 @@
 //! router. Reset, refusal and half-close come through as without.
 
 use std::io::ErrorKind;
-use std::net::Shutdown;
-use std::thread;
 
 use nix::sys::signal::Signal;
 
 use crate::bed::{Bed, Family, Handshake, Handshake::*, Hop, Net, Plan};
 use crate::connection::{Pair, reset};
 use crate::host::patience;
-use crate::stream::{End, MIB, end, receive_all, send};
+use crate::stream::{End, end};
 
 four_ways!(server_sees_the_client, masquerading_behind_the_router, masquerading_router);
 once!(routing_is_handed_over, routing_of_a_killed_daemon);
@@ -23,7 +21,7 @@ fn server_sees_the_client(family: Family, handshake: Handshake) {
     let listener = bed.listen(family);
     let pair = bed.stolen(&listener);
     assert_eq!(pair.peer.ip(), family.client());
-    carries_everything(pair);
+    pair.carry_everything();
 
     let Pair { client, server, .. } = bed.stolen(&listener);
     reset(server);
@@ -52,7 +50,7 @@ fn masquerading_behind_the_router(family: Family, handshake: Handshake) {
     let from_client = hop.count("client", "prerouting priority -400", &seen);
     let pair = bed.stolen(&listener);
     assert_eq!(pair.peer.ip(), family.address(Net::Far, 1));
-    carries_everything(pair);
+    pair.carry_everything();
     assert!(from_client.packets() > 10, "the hop has not seen the client's address");
     bed.check_nothing_left(family);
 }
@@ -64,7 +62,7 @@ fn masquerading_router(family: Family, handshake: Handshake) {
     let listener = bed.listen(family);
     let pair = bed.stolen(&listener);
     assert_eq!(pair.peer.ip(), family.router_wan());
-    carries_everything(pair);
+    pair.carry_everything();
     bed.check_nothing_left(family);
 }
 
@@ -92,7 +90,7 @@ fn routing_of_a_killed_daemon() {
     bed.daemon().wait_end(patience());
     assert!(diverted(&bed));
     bed.start_daemon(Deferred, TRANSPARENT);
-    carries_everything(bed.stolen(&bed.listen(Family::V6)));
+    bed.stolen(&bed.listen(Family::V6)).carry_everything();
     bed.signal(Signal::SIGTERM);
     assert!(bed.daemon().wait_end(patience()).success());
     assert!(!diverted(&bed));
@@ -107,17 +105,4 @@ fn diverted(bed: &Bed) -> bool {
     });
     assert!(there == [true; 4] || there == [false; 4], "{there:?}");
     there == [true; 4]
-}
-
-fn carries_everything(pair: Pair) {
-    let Pair { client, server, .. } = pair;
-    thread::scope(|scope| {
-        for (stream, out, back) in [(&client, 1, 2), (&server, 2, 1)] {
-            scope.spawn(move || {
-                send(stream, out, 2 * MIB).expect("send");
-                stream.shutdown(Shutdown::Write).expect("shut down");
-            });
-            scope.spawn(move || receive_all(stream, back, 2 * MIB));
-        }
-    });
 }
