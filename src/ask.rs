@@ -51,14 +51,22 @@ pub fn answer(path: &str, request: &str, to: &mut dyn Write) -> Result<(), Error
         stream.write_all(b"\n")
     };
     ask(&mut stream).map_err(failed("ask at", ""))?;
+    // Of no connections there is nothing to say, but in JSON.
+    let mut last = if matches!(request, "connections text" | "connections columns") { b'\n' } else { 0 };
     let mut piece = [0; 4096];
     loop {
         let read = match stream.read(&mut piece) {
-            Ok(0) => return Ok(()),
+            Ok(0) if last == b'\n' => return Ok(()),
+            // The daemon has ended amid it.
+            Ok(0) => Err(io::Error::from_raw_os_error(libc::ECONNRESET)),
+            other => other,
+        };
+        let read = match read {
             Ok(read) => read,
             Err(error) if error.kind() == ErrorKind::Interrupted => continue,
             Err(error) => return Err(failed("read the answer from", "is pepsal alive?")(error)),
         };
+        last = piece[read - 1];
         match to.write_all(&piece[..read]) {
             // Whoever reads this has read enough.
             Err(error) if error.kind() == ErrorKind::BrokenPipe => return Ok(()),
@@ -85,4 +93,38 @@ fn errno(error: &io::Error) -> Errno {
     // What a read timeout is called.
     let timed_out = error.kind() == ErrorKind::WouldBlock;
     if timed_out { Errno::ETIMEDOUT } else { Errno::from_raw(error.raw_os_error().unwrap_or(libc::EIO)) }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::os::unix::net::UnixListener;
+
+    use super::*;
+
+    #[test]
+    fn an_answer_without_its_end_is_an_error() {
+        let path = std::env::temp_dir().join(format!("pepsal-ask-{}", std::process::id()));
+        let path = path.to_str().unwrap();
+        let listener = UnixListener::bind(path).unwrap();
+        for (request, said, is_whole) in [
+            ("status json", "{}\n", true),
+            ("status json", "{", false),
+            ("status text", "", false),
+            ("connections text", "", true),
+            ("connections text", "192.0.2.1:1 -> ", false),
+            ("connections json", "", false),
+        ] {
+            let answered = thread::scope(|scope| {
+                scope.spawn(|| {
+                    let (mut asker, _) = listener.accept().unwrap();
+                    let mut request = vec![0; request.len() + 1];
+                    asker.read_exact(&mut request).unwrap();
+                    asker.write_all(said.as_bytes()).unwrap();
+                });
+                answer(path, request, &mut io::sink())
+            });
+            assert_eq!(answered.is_ok(), is_whole, "{request}: '{said}'");
+        }
+        let _ = std::fs::remove_file(path);
+    }
 }

@@ -33,6 +33,11 @@ const PLACES: usize = 8;
 /// How long an asker may do nothing.
 const PATIENCE: Duration = Duration::from_secs(3);
 
+/// How long a daemon that another one takes over from waits for the next word of an asker, and how long it answers at all.
+/// Less than the other one waits for, all askers together.
+const SILENCE: Duration = Duration::from_millis(250);
+const LAST_ANSWERS: Duration = Duration::from_secs(1);
+
 /// The longest request there is, with some room.
 const REQUEST_LEN: usize = 32;
 
@@ -189,6 +194,23 @@ impl Control {
             Next::HandOver => asker.take().map(|it| Served::TakesOver(it.stream)),
         };
         served.unwrap_or(Served::Waits)
+    }
+
+    /// Answers all of them now: another daemon is going to have the socket, and this one to exit. Who says or takes nothing
+    /// is dismissed.
+    pub fn finish(&mut self, pep: &Pep, samples: &Samples) {
+        let until = Instant::now() + LAST_ANSWERS;
+        for place in 0..PLACES {
+            let mut before = None;
+            while let Some(asker) = &self.askers[place]
+                && before.replace(asker.at) != Some(asker.at)
+                && Instant::now() < until
+                && handover::wait_at_most(SILENCE, &asker.stream).is_ok()
+            {
+                self.serve(place, pep, samples);
+            }
+            self.close(place);
+        }
     }
 
     /// When the first of them has been silent for too long.

@@ -1,13 +1,13 @@
 //! Restart without loss: a daemon that is started takes over from the one that it finds at its control socket.
 //!
 //! Run by both main threads, over one connection to the control socket. The new daemon prepares what can fail without the
-//! other, then asks; the old one answers with an [`Offer`] and the descriptors of what it has. The new one builds on
-//! these and says [`PARK`]. The old one has its workers wait (`parking`), so that no slot is locked and no byte is in
-//! anybody's hands, and sends every connection as a record with its descriptors. When the new one has a slot for
-//! each, hears of each by epoll and has all its workers wait, it says [`READY`]; the old one answers [`YOURS`] and exits at once, with nothing
-//! undone: the kernel keeps what another process has a descriptor of, and a zero linger time acts with the last one.
-//! Until that answer the new one reads from no socket and writes to none. So whatever fails before, on whichever side,
-//! the old one lets its workers go on as if nothing had been.
+//! other, then asks; the old one finishes the answers that others wait for, and sends an [`Offer`] and the descriptors
+//! of what it has. The new one builds on these and says [`PARK`]. The old one has its workers wait (`parking`), so that no
+//! slot is locked and no byte is in anybody's hands, and sends every connection as a record with its descriptors. When
+//! the new one has a slot for each, hears of each by epoll and has all its workers wait, it says [`READY`]; the old one
+//! answers [`YOURS`] and exits at once, with nothing undone: the kernel keeps what another process has a descriptor of, and
+//! a zero linger time acts with the last one. Until that answer the new one reads from no socket and writes to none. So
+//! whatever fails before, on whichever side, the old one lets its workers go on as if nothing had been.
 #![forbid(unsafe_code)]
 
 pub mod record;
@@ -68,7 +68,7 @@ pub fn give(stream: &UnixStream, pep: &Pep, control: BorrowedFd) -> bool {
 }
 
 fn give_all(stream: &UnixStream, pep: &Pep, control: BorrowedFd) -> Result<usize, Errno> {
-    prepare(stream)?;
+    wait_at_most(PATIENCE, stream)?;
     let steals = !pep.ending.load(Ordering::Relaxed);
     let mut descriptors = vec![control.as_raw_fd(), pep.tun.device().as_raw_fd()];
     descriptors.extend(steals.then_some(pep.queue.socket().as_raw_fd()));
@@ -200,7 +200,7 @@ impl Giver {
         };
         let failed = |why: &str, remedy| Error::take_over(format!("the daemon at {path}"), why, remedy);
         let answer = || {
-            prepare(&stream)?;
+            wait_at_most(PATIENCE, &stream)?;
             say(&stream, &[REQUEST, b"\n"].concat(), &[])?;
             listen(&stream)
         };
@@ -320,11 +320,12 @@ fn watch(pep: &Pep, owner: usize, id: SlotId) -> Result<(), Errno> {
     }
 }
 
-fn prepare(stream: &UnixStream) -> Result<(), Errno> {
+/// How long each read and write may take.
+pub fn wait_at_most(time: Duration, stream: &UnixStream) -> Result<(), Errno> {
     let bound = || {
         stream.set_nonblocking(false)?;
-        stream.set_read_timeout(Some(PATIENCE))?;
-        stream.set_write_timeout(Some(PATIENCE))
+        stream.set_read_timeout(Some(time))?;
+        stream.set_write_timeout(Some(time))
     };
     bound().map_err(|error| Errno::from_raw(error.raw_os_error().unwrap_or(libc::EIO)))
 }

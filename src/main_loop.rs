@@ -171,7 +171,10 @@ impl MainLoop {
                     control.close(place);
                 }
             }
-            Served::TakesOver(taker) => return handover::give(&taker, pep, control.listener()),
+            Served::TakesOver(taker) => {
+                control.finish(pep, &self.samples);
+                return handover::give(&taker, pep, control.listener());
+            }
         }
         false
     }

@@ -27,6 +27,7 @@ both_families!(a_reader_that_has_stopped, a_held_syn, from_one_that_drains, with
 once!(
     the_old_one_carries_on,
     killed_amid_it,
+    askers_are_answered,
     what_takers_may_say,
     strangers_may_not,
     workers_and_slots,
@@ -379,6 +380,43 @@ fn killed_amid_it() {
     let direct = bed.direct(&live.listener);
     direct.exchange(1, 1000);
     direct.close();
+}
+
+/// Whoever asks meanwhile has a whole answer, from the old one or the new one.
+fn askers_are_answered() {
+    let mut bed = Bed::started(Deferred, &[]);
+    let listener = bed.listen(Family::V4);
+    let pairs: Vec<Pair> = (0..40).map(|_| bed.stolen(&listener)).collect();
+    let control = bed.control();
+    let enough = AtomicBool::new(false);
+    let cut = thread::scope(|scope| {
+        let all_asked = SetOnDrop(&enough);
+        let ask_on = |request: &'static str| {
+            let (control, enough) = (&control, &enough);
+            scope.spawn(move || {
+                let mut cut = Vec::new();
+                while !enough.load(Relaxed) {
+                    let mut answer = String::new();
+                    let asked = UnixStream::connect(control).and_then(|mut asker| {
+                        asker.write_all(request.as_bytes())?;
+                        asker.read_to_string(&mut answer)
+                    });
+                    if asked.is_err() || !answer.ends_with("}\n") {
+                        cut.push(format!("{asked:?} {answer}"));
+                    }
+                }
+                cut
+            })
+        };
+        let askers = ["status json\n", "status json\n", "connections json\n"].map(ask_on);
+        for _ in 0..10 {
+            bed.hand_over(Deferred, &[]);
+        }
+        drop(all_asked);
+        askers.map(|asker| asker.join().expect("its answers")).concat()
+    });
+    assert_eq!(cut, [""; 0]);
+    pairs.into_iter().for_each(Pair::close);
 }
 
 /// A taker that goes away, says something else or nothing, before and after the workers wait for it.
