@@ -68,7 +68,7 @@ seed=${seed:-$(date +%s)}
 work=$(mktemp -d)
 run=pepsoak$$
 router=$run-router client=$run-client server=$run-server
-started='' made=''
+started=''
 
 # shellcheck disable=SC2317 # called by the trap
 clean_up() {
@@ -79,7 +79,6 @@ clean_up() {
         for process in $(ip netns pids "$namespace"); do kill -KILL "$process" 2>/dev/null || true; done
         ip netns del "$namespace"
     done
-    [ -z "$made" ] || rmdir "$made" 2>/dev/null || true
     rm -rf "$work"
 }
 clean_up_at_the_end
@@ -237,9 +236,14 @@ Host *
     GlobalKnownHostsFile /dev/null
     StrictHostKeyChecking yes
     BatchMode yes
+    # What it has said to the server when it fails, for who reads faults.txt.
+    LogLevel DEBUG1
 END
-[ -d /run/sshd ] || { mkdir -m 755 /run/sshd && made=/run/sshd; }
-begin "$server" "$(command -v sshd)" -D -e -f "$work/sshd.conf"
+# sshd serves nobody when /run/sshd is not there, and another run may remove what it has made: this one has a /run of its
+# own, in the mount namespace in which ip starts it.
+# shellcheck disable=SC2016 # expands inside
+begin "$server" sh -c 'mount -t tmpfs -o mode=755 run /run && mkdir -m 755 /run/sshd && exec "$@"' sh \
+    "$(command -v sshd)" -D -e -f "$work/sshd.conf"
 
 begin "$server" git daemon --base-path="$work/git" --export-all --reuseaddr
 begin "$server" $python tests/soak/echo.py serve 9001

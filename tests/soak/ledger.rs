@@ -2,7 +2,7 @@
 //!
 //! A failed transfer is explained only by a disturbance that fell into its time and that may have just this effect:
 //! - the daemon killed, or ended with connections left: reset, so that nobody takes it for the end of the data
-//! - an interface down: no route, for who connects just then
+//! - an interface down: no route, for who connects just then, or so soon after that the neighbour is not found again
 //! - with an early handshake, where the server's refusal comes too late: reset
 //! - an interface down, or no rules, just when a SYN is held: the client goes direct, and the server sees an idle connection
 //!   of the router's too. Only iperf3's minds: it takes any connection for the one that it waits for, and lets the other one
@@ -50,6 +50,11 @@ pub struct Window {
 
 /// How long a program may take to notice; it polls, or waits for a process of its own.
 const GRACE: Duration = Duration::from_secs(30);
+
+/// How long after an interface is up again whoever connects may learn that there is no route: who connects waits for the
+/// neighbour with those that came before, and it is given up when it has not answered for this long (three times a second
+/// apart; RFC 4861, MAX_MULTICAST_SOLICIT and RETRANS_TIMER, and Linux asks by ARP alike).
+const NEIGHBOUR: Duration = Duration::from_secs(3);
 
 /// How long a SYN may be held while its server answers, and before it an iperf3 may wait for its server's listener.
 const HELD: Duration = Duration::from_secs(5);
@@ -134,6 +139,18 @@ impl<'a> Ledger<'a> {
         let file = File::options().append(true).create(true).open(self.bed.out.join(file));
         // A run does not fail because of this.
         let _ = file.and_then(|mut file| file.write_all(text.as_bytes()));
+    }
+
+    pub fn now(&self) -> Duration {
+        self.bed.now()
+    }
+
+    /// When an interface was last down; zero: never.
+    pub fn last_without_route(&self) -> Duration {
+        let books = self.books();
+        let ends =
+            books.windows.iter().filter(|window| window.effect == Effect::NoRoute).filter_map(|it| it.to);
+        ends.max().unwrap_or_default()
     }
 
     pub fn disturbance(&self, name: &'static str) {
@@ -239,8 +256,10 @@ fn explain(
     why: &str,
 ) -> Option<&'static str> {
     let overlapping = |effect| {
+        let lasts = if effect == Effect::NoRoute { NEIGHBOUR } else { Duration::ZERO };
         let within = |window: &&Window| {
-            let begun = window.from <= to && window.to.is_none_or(|end| from <= end && to <= end + GRACE);
+            let begun =
+                window.from <= to && window.to.is_none_or(|end| from <= end + lasts && to <= end + GRACE);
             window.effect == effect && begun
         };
         windows.iter().find(within).map(|window| window.cause)
@@ -249,13 +268,8 @@ fn explain(
         return overlapping(Effect::Away);
     }
     let says = |words: &[&str]| words.iter().any(|word| why.contains(word));
-    // What programs make of ECONNRESET, and of EPIPE, which comes after it; ssh does not always keep errno.
-    let reset = says(&[
-        "Connection reset",
-        "Broken pipe",
-        "ConnectionResetError",
-        "Resource temporarily unavailable",
-    ]);
+    // What programs make of ECONNRESET, and of EPIPE, which comes after it.
+    let reset = says(&["Connection reset", "Broken pipe", "ConnectionResetError"]);
     // And Python of EHOSTUNREACH and ENETUNREACH.
     let no_route = says(&["No route to host", "is unreachable", "Errno 113", "Errno 101"]);
     if no_route {

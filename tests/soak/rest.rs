@@ -19,7 +19,7 @@ pub fn check(ledger: &Ledger, lives: &mut Lives) {
     let empty = eventually(|| {
         let counters = lives.counters();
         let used = counters.get("pepsal_slots_used").copied().unwrap_or(u64::MAX);
-        let (holds, sockets, tracked) = (lives.holds(), sockets(lives), tracked(lives));
+        let (holds, sockets, tracked) = (lives.holds(), sockets(lives), tracked(ledger, lives));
         let pipes = fresh.pipes + PIPE_ENDS * workers;
         left = format!(
             "{used} slots, {} descriptors (fresh: {}), {} pipe ends (at most {pipes}), {sockets} sockets, {tracked} tracked",
@@ -67,12 +67,22 @@ fn sockets(lives: &Lives) -> usize {
 }
 
 /// TCP connections that the router's conntrack takes for alive, and is going to for long. After a reset whose number is
-/// not exactly the next one, as in an outage, it lets them live for another two minutes.
-fn tracked(lives: &Lives) -> usize {
+/// not exactly the next one, as in an outage, it lets them live for another two minutes. A reset that finds its interface
+/// down is not sent at all (a connection is given up in that moment, or the client has gone), and the connection seems
+/// alive to conntrack, as to the other end, until it has been silent for days: one that nothing has come of since is left
+/// out. That the router has no socket for it any more is looked at by [`sockets`].
+fn tracked(ledger: &Ledger, lives: &Lives) -> usize {
     const SOON: u64 = 300;
+    /// net.netfilter.nf_conntrack_tcp_timeout_established, unless somebody has changed it; with Linux' default a new network
+    /// namespace begins.
+    const FOR_DAYS: u64 = 432_000;
     let table = lives.proc_net("nf_conntrack");
     let alive = table.lines().filter(|line| line.contains(" tcp ") && line.contains(" ESTABLISHED "));
     // Family, its number, protocol, its number, seconds left.
     let seconds = alive.map(|line| line.split_whitespace().nth(4).and_then(|word| word.parse().ok()));
-    seconds.filter(|seconds: &Option<u64>| seconds.is_none_or(|seconds| seconds > SOON)).count()
+    let since_down = ledger.now().saturating_sub(ledger.last_without_route()).as_secs();
+    let silent = |left: u64| FOR_DAYS.saturating_sub(left);
+    seconds
+        .filter(|left: &Option<u64>| left.is_none_or(|left| left > SOON && silent(left) <= since_down))
+        .count()
 }
