@@ -31,6 +31,10 @@ const QUIET_TICKS: u32 = 10;
 /// eighth of a geostationary link. Begun anew before that, it goes on with what it has measured.
 const RENEWAL: Duration = Duration::from_secs(8);
 
+/// BBR takes losses in its first round trips for the link's rate if the peer's window is still small then, and comes up only
+/// by a quarter in eight round trips. It may try once more after this time, and after twice as long each time.
+const RETRY: Duration = Duration::from_secs(4);
+
 /// How often a leg that sends alone is looked at: to know whether it has its share now.
 const GLANCE: Duration = Duration::from_secs(2);
 
@@ -58,6 +62,10 @@ struct Account {
     /// The ceiling that was set, over IPv4; 0: not yet by this thread.
     pace: u32,
     renewed: Option<Instant>,
+    /// How often because the path carried little.
+    retries: u32,
+    /// Since the last look, the path kept it from sending more, and no queue did.
+    held_by_path: bool,
     /// Of the last look at which it had more to send than a burst.
     chronicle: Chronicle,
 }
@@ -78,6 +86,13 @@ impl Account {
             None if self.unsent > 0 => whole,
             None => 0,
         };
+    }
+
+    /// Whether it had better try once more what the path carries: `weak` tells that all legs together have used less than half of
+    /// it, for some round trips. If it does carry so little, that is found out again, ever more seldom (RFC 9959: retreat).
+    fn is_stuck(&self, weak: bool, now: Instant) -> bool {
+        let wait = RETRY * (1 << self.retries.min(16));
+        weak && self.held_by_path && self.renewed.is_some_and(|renewed| now - renewed >= wait)
     }
 
     /// What the leg is worth, so that nobody else gets it: without limit while it has more to send and uses
@@ -222,9 +237,11 @@ impl<'a> Division<'a> {
         self.by_path = false;
         let sent = self.collect(elapsed);
         let [whole, _] = self.share.whole.0;
-        if let Some(rate) = self.carried.note(now, sent, self.by_path, whole) {
+        let carried = self.carried.note(now, sent, self.by_path, whole);
+        if let Some(rate) = carried {
             self.share.set_carried(rate);
         }
+        let weak = carried.is_some_and(|rate| rate < whole);
         let budget = match elapsed {
             Some(elapsed) => {
                 let carried = u64::from(whole) * elapsed.as_millis() as u64 / 1000;
@@ -241,7 +258,7 @@ impl<'a> Division<'a> {
         self.share.set_next(water_level(budget, demands.clone(), true));
         let level = if self.is_contended() { water_level(budget, demands, false) } else { whole };
         for at in 0..self.senders.len() {
-            self.set(self.senders[at], level, now);
+            self.set(self.senders[at], level, weak, now);
         }
         self.quiet = if self.senders.len() > 1 { 0 } else { self.quiet + 1 };
         let senders = self.share.senders();
@@ -279,13 +296,16 @@ impl<'a> Division<'a> {
                 account.peak = 0;
                 continue;
             }
+            account.held_by_path = false;
             let socket = connection.socket(self.share.side);
             let unsent = sys::unsent(socket).unwrap_or(0);
             if unsent >= burst / 4
                 && let Some(info) = tcp_info::of(socket)
             {
                 let limit = elapsed.and_then(|time| info.limit(account.chronicle, time.as_millis() as u32));
-                self.by_path |= limit == Some(Limit::Congestion);
+                let by_path = limit == Some(Limit::Congestion);
+                self.by_path |= by_path;
+                account.held_by_path = by_path && !info.is_queued();
                 account.chronicle = info.chronicle.unwrap_or_default();
             }
             let sent = account.look(total, unsent);
@@ -300,14 +320,15 @@ impl<'a> Division<'a> {
     }
 
     /// Sets the leg's ceiling if it is to be another, and lets BBR notice.
-    fn set(&mut self, id: SlotId, level: u32, now: Instant) {
+    fn set(&mut self, id: SlotId, level: u32, weak: bool, now: Instant) {
         let account = &mut self.accounts[usize::from(id.index)];
         let same = account.pace.abs_diff(level) <= level / 32;
         let raised = account.pace > 0 && level > account.pace / 4 * 5;
         // One that gets less than its share, losses aside, had better measure.
         let busy = account.unsent > 0 && account.rate >= level / 4 * 3;
         let stale = busy && account.renewed.is_some_and(|renewed| now - renewed >= RENEWAL);
-        if same && !stale && account.renewed.is_some() {
+        let stuck = account.is_stuck(weak, now);
+        if same && !stale && !stuck && account.renewed.is_some() {
             return;
         }
         let Some(mut slot) = self.pep.slots.lock(id) else {
@@ -323,7 +344,8 @@ impl<'a> Division<'a> {
             let _ = setsockopt(leg, sys::MaxPacingRate, &self.share.whole.of_share(level, ipv6));
             account.pace = level;
         }
-        if raised || stale {
+        account.retries += u32::from(stuck);
+        if raised || stale || stuck {
             self.pep.legs.satellite.renew(leg);
             account.renewed = Some(now);
         } else if account.renewed.is_none() {
@@ -343,5 +365,24 @@ impl<'a> Division<'a> {
                 log::connection(format_args!("cannot mark a listener: {}", errno.desc()));
             }
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_stuck_leg_tries_ever_more_seldom() {
+        let start = Instant::now();
+        let mut account = Account { renewed: Some(start), held_by_path: true, ..Account::default() };
+        assert!(!account.is_stuck(true, start + RETRY / 2) && !account.is_stuck(false, start + RETRY));
+        assert!(account.is_stuck(true, start + RETRY));
+        account.retries = 3;
+        assert!(!account.is_stuck(true, start + RETRY * 7) && account.is_stuck(true, start + RETRY * 8));
+        account.retries = u32::MAX;
+        assert!(!account.is_stuck(true, start + RETRY * 1000), "for days");
+        (account.retries, account.held_by_path) = (0, false);
+        assert!(!account.is_stuck(true, start + RETRY), "something else than the path keeps it");
     }
 }

@@ -22,6 +22,8 @@ pub struct TcpInfo {
     unacknowledged: u32,
     /// Bytes in the send buffer that were never sent (Linux 4.6).
     pub unsent: Option<u32>,
+    /// The shortest round trip lately, in microseconds (Linux 4.6).
+    min_rtt_us: Option<u32>,
     /// Bytes per second (Linux 4.9).
     pub delivery_rate: Option<u64>,
     /// Linux 4.10.
@@ -75,12 +77,18 @@ fn parse(info: &[u8]) -> Option<TcpInfo> {
         cwnd: word(80)?,
         retransmits: word(100)?,
         unsent: word(144),
+        min_rtt_us: word(148),
         delivery_rate: double(160),
         chronicle: chronicle(),
     })
 }
 
 impl TcpInfo {
+    /// Whether packets wait somewhere on the path: a round trip takes a quarter longer than it may.
+    pub fn is_queued(&self) -> bool {
+        self.min_rtt_us.is_none_or(|min_rtt| self.rtt_us - self.rtt_us / 5 > min_rtt)
+    }
+
     /// What most of the last `elapsed_ms` went by with, `before` being the chronicle at their beginning.
     pub fn limit(&self, before: Chronicle, elapsed_ms: u32) -> Option<Limit> {
         let now = self.chronicle?;
@@ -109,7 +117,7 @@ mod tests {
     fn sample() -> [u8; LEN] {
         let mut info = [0; LEN];
         let mut put = |at: usize, value: &[u8]| info[at..at + value.len()].copy_from_slice(value);
-        let words = [(16, 1448u32), (24, 20), (68, 612_000), (80, 30), (100, 7), (144, 5000)];
+        let words = [(16, 1448u32), (24, 20), (68, 612_000), (80, 30), (100, 7), (144, 5000), (148, 600_000)];
         words.into_iter().for_each(|(at, word)| put(at, &word.to_ne_bytes()));
         let doubles = [(160, 1 << 33), (168, 5_000_000), (176, 1_000_000u64), (184, 2_500_000)];
         doubles.into_iter().for_each(|(at, double)| put(at, &double.to_ne_bytes()));
@@ -142,6 +150,17 @@ mod tests {
         let linux_3_10 = parse(&info[..104]).unwrap();
         assert_eq!((linux_3_10.retransmits, linux_3_10.unsent, linux_3_10.delivery_rate), (7, None, None));
         assert_eq!(parse(&info[..100]), None);
+    }
+
+    #[test]
+    fn a_round_trip_a_quarter_longer_than_the_shortest_is_a_queue() {
+        let mut info = parse(&sample()).unwrap();
+        assert!(!info.is_queued());
+        info.rtt_us = 760_000;
+        assert!(info.is_queued());
+        info.min_rtt_us = None;
+        info.rtt_us = 612_000;
+        assert!(info.is_queued(), "who knows");
     }
 
     #[test]

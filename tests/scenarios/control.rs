@@ -205,8 +205,8 @@ fn figures_are_exact(handshake: Handshake) {
             drop(server);
         });
         up += large;
+        bed.daemon().wait_idle(patience());
     }
-    bed.daemon().wait_idle(patience());
     let told = bed.told("status");
     assert_eq!(told["bytes"]["up"].number(), up);
     assert_eq!(told["bytes"]["down"].number(), down);
