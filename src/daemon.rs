@@ -75,6 +75,8 @@ pub fn run(options: &Run) -> Result<(), Error> {
         main_loop.answer_at(control).map_err(failed)?;
     }
     let mut pep = prepare(options, memory, legs, ground, main_loop.bell().map_err(failed)?)?;
+    // After all that closes descriptors again, and before there are connections.
+    let _ = pep.tun.outlive_sockets();
     main_loop.depend_on(pep.tun.device()).map_err(failed)?;
     let mut pacer = prepare_pacer(&mut pep)?;
     let mut diversion = None;

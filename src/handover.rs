@@ -213,7 +213,11 @@ impl Giver {
                 && heard == LEN
         };
         match Offer::read(&mut message).filter(complete) {
-            Some(offer) => Ok(Some(Giver { stream, offer, descriptors: descriptors.into_iter() })),
+            Some(offer) => {
+                // One above those received: below the device's none is closed any more (see `Tun::outlive_sockets`).
+                let stream = stream.try_clone().unwrap_or(stream);
+                Ok(Some(Giver { stream, offer, descriptors: descriptors.into_iter() }))
+            }
             None => {
                 let line = message.split(|byte| *byte == b'\n').next().unwrap_or_default();
                 let said = if line.is_ascii() { str::from_utf8(line).unwrap_or_default() } else { "?" };

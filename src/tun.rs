@@ -8,7 +8,7 @@
 use std::fs::{self, File};
 use std::io::{self, Write};
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
-use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd};
 use std::thread::sleep;
 use std::time::{Duration, Instant};
 
@@ -88,6 +88,16 @@ impl Tun {
     /// The device that another daemon has made.
     pub fn taken(name: &str, device: OwnedFd, ipv6: bool) -> Tun {
         Tun { name: name.into(), device: device.into(), ipv6 }
+    }
+
+    /// Gives it the lowest free descriptor. A process that ends, however it ends, closes the highest first, and the
+    /// reset of a client leg that is closed after the device has nowhere to come from: its client would wait for ever.
+    pub fn outlive_sockets(&mut self) -> io::Result<()> {
+        let lowest = self.device.try_clone()?;
+        if lowest.as_raw_fd() < self.device.as_raw_fd() {
+            self.device = lowest;
+        }
+        Ok(())
     }
 
     pub fn name(&self) -> &str {

@@ -28,6 +28,7 @@ once!(
     the_old_one_carries_on,
     killed_amid_it,
     askers_are_answered,
+    resets_have_an_address,
     what_takers_may_say,
     strangers_may_not,
     workers_and_slots,
@@ -417,6 +418,32 @@ fn askers_are_answered() {
     });
     assert_eq!(cut, [""; 0]);
     pairs.into_iter().for_each(Pair::close);
+}
+
+/// A process that ends closes its highest descriptor first. A client leg that was closed after the device could send no
+/// reset: so below the device's descriptor there is none that a connection may get.
+fn resets_have_an_address() {
+    let mut bed = Bed::started(Deferred, &[]);
+    let listener = bed.listen(Family::V4);
+    let mut pairs = Vec::new();
+    for round in 0..3 {
+        let pid = bed.daemon().pid();
+        let path = |number: u32| fs::read_link(format!("/proc/{pid}/fd/{number}"));
+        let below = (0..).map_while(|number| path(number).ok());
+        assert!(
+            below.take(32).any(|to| to.ends_with("net/tun")),
+            "round {round}: a gap comes before the device"
+        );
+        pairs.extend((0..3).map(|_| bed.stolen(&listener)));
+        // The first of them gives its descriptors back.
+        pairs.remove(0).close();
+        bed.hand_over(Deferred, &[]);
+    }
+    bed.daemon().signal(Signal::SIGKILL);
+    bed.daemon().wait_end(patience());
+    for Pair { client, server, .. } in &pairs {
+        assert_eq!((end(client), end(server)), (End::Reset, End::Reset));
+    }
 }
 
 /// A taker that goes away, says something else or nothing, before and after the workers wait for it.

@@ -270,8 +270,16 @@ fn explain(
     let says = |words: &[&str]| words.iter().any(|word| why.contains(word));
     // What programs make of ECONNRESET, and of EPIPE, which comes after it.
     let reset = says(&["Connection reset", "Broken pipe", "ConnectionResetError"]);
-    // And Python of EHOSTUNREACH and ENETUNREACH.
-    let no_route = says(&["No route to host", "is unreachable", "Errno 113", "Errno 101"]);
+    // And Python of EHOSTUNREACH and ENETUNREACH; ssh, where the first SYN met no route and a later one did: Linux leaves the
+    // ICMP message in the socket's error queue, for which poll() wakes ssh, which then finds nothing to read (IPv4 only; seen
+    // without pepsal too).
+    let no_route = says(&[
+        "No route to host",
+        "is unreachable",
+        "Errno 113",
+        "Errno 101",
+        "Connection to 198.51.100.2 port 22: Resource temporarily unavailable",
+    ]);
     if no_route {
         return overlapping(Effect::NoRoute);
     }
