@@ -123,7 +123,7 @@ table inet seen {
 END_OF_RULES
     # exec: $! is to be the daemon itself.
     # shellcheck disable=SC2086 # words
-    (exec ip netns exec "$1" /pepsal run -v --satellite "$4" --rate-up "$up" --rate-down "$down" --rtt "$rtt" \
+    (exec ip netns exec "$1" /pepsal run -v --control "/tmp/control.$1" --satellite "$4" --rate-up "$up" --rate-down "$down" --rtt "$rtt" \
         $pepsal_options >"/tmp/pepsal.$1" 2>&1) &
     daemons="$daemons $!"
     turns=100
