@@ -146,6 +146,8 @@ pub fn admit(pep: &Pep, taker: usize, listener: &OwnedFd) -> Result<bool, Errno>
         pep.gain.note(Side::Client, injected.at.elapsed());
     }
     let connected = injected.server.is_connected();
+    // A SYN that was held for long may have been repeated just now.
+    slot.begun = injected.at;
     slot.deadline = Some(injected.at + if connected { legs::KEEPALIVE_FROM } else { pep.connect_timeout });
     if let Some(share) = pep.share.as_ref().filter(|share| share.side == Side::Client) {
         // Without its ceiling it has one from the pacer's next look on.

@@ -76,7 +76,8 @@ pub struct Slot {
     pub generation: u32,
     /// Index of the worker that owns the connection until it ends.
     pub worker: usize,
-    /// When the slot was claimed, so about when the server leg's SYN was sent.
+    /// When the slot was claimed, so about when the server leg's SYN was sent; once the listener has accepted, when the
+    /// client's SYN was injected.
     pub begun: Instant,
     /// When the stage has lasted too long; `None`: it may last.
     pub deadline: Option<Instant>,
@@ -199,7 +200,7 @@ impl Slots {
         self.pending_like(endpoints).find(|(_, slot)| slot.is(endpoints))
     }
 
-    /// Whether the SYN of exactly these endpoints was stolen less than `within` ago and the listener has accepted its
+    /// Whether the SYN of exactly these endpoints was injected less than `within` ago and the listener has accepted its
     /// connection already.
     pub fn accepted_lately(&self, endpoints: &Endpoints, within: Duration) -> bool {
         let wanted = hash(endpoints);

@@ -27,7 +27,7 @@ four_ways!(
     client_with_ecn,
     repeated_while_queued
 );
-both_families!(client_gives_up, daemon_is_late);
+both_families!(client_gives_up, daemon_is_late, repeated_after_a_long_hold);
 
 const SLOTS: usize = 4;
 const FOUR_SLOTS: &[&str] = &["-c", "4", "--connect-timeout", "3"];
@@ -171,6 +171,40 @@ fn repeated_while_queued(family: Family, handshake: Handshake) {
         assert!(listener.accept_within(Duration::from_millis(500)).is_none(), "a SYN was stolen twice");
     });
     bed.check_nothing_left(family);
+}
+
+/// The same of a SYN that was held before for longer than SYNs wait in the queue together: its server was out of reach.
+fn repeated_after_a_long_hold(family: Family) {
+    const LONG: Duration = Duration::from_secs(11);
+    let bed = Bed::started(Deferred, &["-T", "1", "--connect-timeout", "100"]);
+    let listener = bed.listen(family);
+    let to = listener.address;
+    let from_router = format!("{} saddr {} tcp dport {}", family.nft(), family.router_wan(), to.port());
+    bed.net.server.discard("router", "input priority 0", &from_router);
+    thread::scope(|scope| {
+        let connecting = scope.spawn(|| bed.connect(to).expect("connect"));
+        let held = || bed.told("status")["connections"]["connecting"].number() == 1;
+        eventually("the SYN is held", patience(), held);
+        let from =
+            bed.told("connections")["connections"].items()[0]["client"].text().parse().expect("an address");
+        thread::sleep(LONG);
+        bed.signal(Signal::SIGSTOP);
+        bed.net.server.remove_rules("router");
+        let (server, peer) = listener.accept();
+        // Until these are through, the connection is accepted.
+        for number in 1..10 {
+            let nobody = SocketAddr::new(to.ip(), 1);
+            send_syn(&bed.net.client, port_of_the_client(family, number), nobody, &[]);
+        }
+        send_syn(&bed.net.client, from, to, &[]);
+        bed.signal(Signal::SIGCONT);
+        assert_eq!(peer.ip(), family.router_wan(), "a SYN went past pepsal");
+        let client = connecting.join().expect("a connected client");
+        assert!(listener.accept_within(Duration::from_millis(500)).is_none(), "a SYN was stolen twice");
+        send(&client, 5, 1000).expect("send");
+        client.shutdown(Shutdown::Write).expect("shut down");
+        receive_all(&server, 5, 1000);
+    });
 }
 
 /// The handshakes are through, but the daemon gets round to accepting only when its patience with the clients has ended.
