@@ -183,7 +183,7 @@ fn quick_checks(rows: &Rows) -> Vec<Check> {
     };
     let [small, lossy, down, near] = cases::QUICK;
     // A tenth more than measured, what chance has a part in aside.
-    for (mode, of_small, of_down, of_near) in [("terminal", 0.88, 1.05, 1.15), ("both", 0.7, 0.68, 1.05)] {
+    for (mode, of_small, of_down, of_near) in [("terminal", 0.88, 1.05, 1.15), ("both", 0.7, 0.68, 1.15)] {
         for (case, most) in [(small, of_small), (down, of_down), (near, of_near)] {
             let measured = times(rows, case, mode, "cubic");
             add(&format!("{mode}: times as long as direct"), AtMost(most), measured, case);
