@@ -54,17 +54,15 @@ pub fn answer(path: &str, request: &str, to: &mut dyn Write) -> Result<(), Error
     // Of no connections there is nothing to say, but in JSON.
     let mut last = if matches!(request, "connections text" | "connections columns") { b'\n' } else { 0 };
     let mut piece = [0; 4096];
+    let cut = failed("read the answer from", "is pepsal alive?");
     loop {
         let read = match stream.read(&mut piece) {
             Ok(0) if last == b'\n' => return Ok(()),
             // The daemon has ended amid it.
-            Ok(0) => Err(io::Error::from_raw_os_error(libc::ECONNRESET)),
-            other => other,
-        };
-        let read = match read {
+            Ok(0) => return Err(cut(io::Error::from_raw_os_error(libc::ECONNRESET))),
             Ok(read) => read,
             Err(error) if error.kind() == ErrorKind::Interrupted => continue,
-            Err(error) => return Err(failed("read the answer from", "is pepsal alive?")(error)),
+            Err(error) => return Err(cut(error)),
         };
         last = piece[read - 1];
         match to.write_all(&piece[..read]) {

@@ -58,15 +58,10 @@ impl Diversion {
         let families = addresses.map(family_of).collect();
         let mut diversion = Diversion { kernel: Netlink::open(0)?, families, lo: if_nametoindex("lo")? };
         let mut found = false;
-        let flags = libc::NLM_F_CREATE | libc::NLM_F_EXCL;
         for family in diversion.families.clone() {
             // A kernel without policy routing would put the route into table main: the rule comes first.
             for (message, body) in [(RTM_NEWRULE, rule(family)), (RTM_NEWROUTE, diversion.route(family))] {
-                match diversion.kernel.ask(message, flags, &body) {
-                    Ok(()) => {}
-                    Err(Errno::EEXIST) => found = true,
-                    Err(errno) => return Err(errno),
-                }
+                found |= !diversion.kernel.add(message, &body)?;
             }
         }
         Ok((diversion, found))

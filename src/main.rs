@@ -3,8 +3,8 @@
 //! The path of a connection: `queue` (netfilter hands over a SYN), `syn` (what it is), `steal` (claims one of
 //! the `slots`, begins the server leg: `legs`, `satellite`), `handshake` (injects the SYN through `tun`, accepts
 //! the client leg, joins the two), `worker` and `relay` (bytes both ways, through `pipes`, until both ends have
-//! closed). `diversion` brings transparent server legs their packets. `pacer` divides the satellite link's rate over its legs (`share`), keeps the `routes` of the jump
-//! start and has it remember what the link has `carried`.
+//! closed). `diversion` brings transparent server legs their packets. `pacer` divides the satellite link's rate over
+//! its legs (`share`), keeps the `routes` of the jump start and has it remember what the link has `carried`.
 //! `daemon` starts and stops all that, or takes it over from a running one (`handover`); `rules` prints what the firewall
 //! has to do.
 #![deny(unsafe_code)]

@@ -1,7 +1,7 @@
 //! Talks to the kernel about routes and rules: rtnetlink(7), in the host's byte order.
 //!
-//! Used by the threads that change routes: `pacer` and main, each with sockets of its own. What comes from the kernel is read with checked slices: a message that is cut
-//! short ends early and never panics.
+//! Used by the threads that change routes: `pacer` and main, each with sockets of its own. What comes from the kernel is
+//! read with checked slices: a message that is cut short ends early and never panics.
 #![forbid(unsafe_code)]
 
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd};
@@ -168,6 +168,15 @@ impl Netlink {
                     return verdict(body);
                 }
             }
+        }
+    }
+
+    /// Has the kernel add something; false: it is there already.
+    pub fn add(&mut self, kind: u16, body: &Body) -> Result<bool, Errno> {
+        match self.ask(kind, libc::NLM_F_CREATE | libc::NLM_F_EXCL, body) {
+            Ok(()) => Ok(true),
+            Err(Errno::EEXIST) => Ok(false),
+            Err(errno) => Err(errno),
         }
     }
 

@@ -88,8 +88,8 @@ impl Account {
         };
     }
 
-    /// Whether it had better try once more what the path carries: `weak` tells that all legs together have used less than half of
-    /// it, for some round trips. If it does carry so little, that is found out again, ever more seldom (RFC 9959: retreat).
+    /// Whether it had better try once more what the path carries: `weak` tells that all legs together have used less
+    /// than half of it, for some round trips. If it does carry so little, that is found out again, ever more seldom (RFC 9959: retreat).
     fn is_stuck(&self, weak: bool, now: Instant) -> bool {
         let wait = RETRY * (1 << self.retries.min(16));
         weak && self.held_by_path && self.renewed.is_some_and(|renewed| now - renewed >= wait)

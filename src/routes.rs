@@ -158,15 +158,9 @@ impl Routes {
         for (level, window) in self.windows.iter().enumerate() {
             for route in &main {
                 let table = FIRST_TABLE + level as u32;
-                let flags = libc::NLM_F_CREATE | libc::NLM_F_EXCL;
-                let copy = copy(route.bytes(), table, *window);
-                match self.kernel.ask(RTM_NEWROUTE, flags, &copy) {
-                    // A second route to the same place: the kernel prefers the first.
-                    Ok(()) | Err(Errno::EEXIST) => {}
-                    Err(_) => match self.kernel.ask(RTM_NEWROUTE, flags, &throw(route.bytes(), table)) {
-                        Ok(()) | Err(Errno::EEXIST) => {}
-                        Err(errno) => return Err(errno),
-                    },
+                // One that is there already is a second route to the same place: the kernel prefers the first.
+                if self.kernel.add(RTM_NEWROUTE, &copy(route.bytes(), table, *window)).is_err() {
+                    self.kernel.add(RTM_NEWROUTE, &throw(route.bytes(), table))?;
                 }
             }
         }
@@ -179,8 +173,9 @@ impl Routes {
 
     fn add_rules(&mut self, family: u8) -> Result<(), Errno> {
         for level in 0..self.windows.len() {
-            let flags = libc::NLM_F_CREATE | libc::NLM_F_EXCL;
-            self.kernel.ask(RTM_NEWRULE, flags, &rule(family, level))?;
+            if !self.kernel.add(RTM_NEWRULE, &rule(family, level))? {
+                return Err(Errno::EEXIST);
+            }
         }
         Ok(())
     }

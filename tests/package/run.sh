@@ -296,7 +296,6 @@ fresh() {
 	printf '#!/bin/sh\n' >"$root/sbin/ujail"
 	chmod 755 "$root/sbin/ujail"
 	chown root:root "$root/dev/net/tun"
-	return 0
 }
 
 # What was told to whom. The rules without their comments, which belong to the daemon.

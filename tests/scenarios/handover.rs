@@ -3,11 +3,12 @@
 //! never notice. Where the new one cannot take over, the old one carries on with all of it.
 
 use std::fs::{self, Permissions};
-use std::io::{Read, Write};
+use std::io::{self, Read, Write};
 use std::net::{Shutdown, TcpStream};
 use std::os::unix::fs::PermissionsExt;
 use std::os::unix::net::UnixStream;
 use std::os::unix::process::CommandExt;
+use std::path::Path;
 use std::process::{Command, Stdio};
 use std::sync::atomic::{AtomicBool, Ordering::Relaxed};
 use std::thread;
@@ -349,12 +350,13 @@ fn the_old_one_carries_on() {
 
 /// Whether a daemon is there.
 fn answers(bed: &Bed) -> bool {
-    let mut answer = String::new();
-    let asked = UnixStream::connect(bed.control()).and_then(|mut asker| {
-        asker.write_all(b"status json\n")?;
-        asker.read_to_string(&mut answer)
-    });
-    asked.is_ok() && !answer.is_empty()
+    answer(&bed.control(), "status json").is_ok_and(|answer| !answer.is_empty())
+}
+
+fn answer(control: &Path, request: &str) -> io::Result<String> {
+    let mut asker = UnixStream::connect(control)?;
+    asker.write_all(format!("{request}\n").as_bytes())?;
+    io::read_to_string(asker)
 }
 
 /// A new one that is killed at some moment, until one was through already: then it is as if the only daemon was killed.
@@ -397,19 +399,15 @@ fn askers_are_answered() {
             scope.spawn(move || {
                 let mut cut = Vec::new();
                 while !enough.load(Relaxed) {
-                    let mut answer = String::new();
-                    let asked = UnixStream::connect(control).and_then(|mut asker| {
-                        asker.write_all(request.as_bytes())?;
-                        asker.read_to_string(&mut answer)
-                    });
-                    if asked.is_err() || !answer.ends_with("}\n") {
-                        cut.push(format!("{asked:?} {answer}"));
+                    let answer = answer(control, request);
+                    if !answer.as_ref().is_ok_and(|answer| answer.ends_with("}\n")) {
+                        cut.push(format!("{answer:?}"));
                     }
                 }
                 cut
             })
         };
-        let askers = ["status json\n", "status json\n", "connections json\n"].map(ask_on);
+        let askers = ["status json", "status json", "connections json"].map(ask_on);
         for _ in 0..10 {
             bed.hand_over(Deferred, &[]);
         }
