@@ -45,7 +45,7 @@ while read -r _ name version licence; do
 done <"$work/found"
 
 # Where they come from.
-for lock in Cargo.lock tests/fuzz/Cargo.lock; do
+for lock in Cargo.lock tests/fuzz/Cargo.lock tests/package/userland/Cargo.lock; do
     awk '/^name = / { name = $3 }
         /^source = / { if ($3 != "\"registry+https://github.com/rust-lang/crates.io-index\"") print name, "comes from", $3; from[name]++ }
         /^checksum = "[0-9a-f]*"$/ { sums[name]++ }

@@ -49,7 +49,7 @@ load_rules() { # --lan br-lan,br-guest --wan eth1 [--exclude-port LIST]
 		printf "config link\n\tlist lan 'lan'\n\tlist lan 'guest'\n\tlist wan 'wan6'\n"
 		printf "\toption rate_up '50'\n\toption rate_down '50'\n\toption rtt '100'\n"
 		[ -z "${6:-}" ] || printf "config exclude\n\toption port '%s'\n" "$6"
-	} >/state/uci/pepsal
+	} >/etc/config/pepsal
 	service reload && cat /state/procd && grep -q '^instance' /state/procd &&
 		grep -q '"br-lan", "br-guest"' /var/run/pepsal/rules.nft && in_ns "$router" nft list table inet pepsal
 }
@@ -64,7 +64,7 @@ service_is_started() {
 
 # What procd was told to run.
 start_daemon() {
-	command=$(sed -n 's/^command //p; s/^append command //p' /state/procd | tr '\n' ' ')
+	command=$(sed -n 's/^command //p' /state/procd)
 	rm -f "$work/daemon.log"
 	# shellcheck disable=SC2086 # words; exec: $! is to be the daemon itself
 	(exec ip netns exec "$router" $command 2>"$work/daemon.log") &

@@ -5,7 +5,7 @@
 #
 # The package on an emulated router (tests/vm): its files at their places, its init script run by a router's ash, and all
 # that it calls for is the real thing – nft with the kernel's queue expression, ip, the TUN device, the daemon as user
-# pepsal, the firewall's includes – but for procd, uci, ubus and the generator of the firewall's ruleset (userland/). The
+# pepsal, the firewall's includes – but for procd, ubus and the generator of the firewall's ruleset (userland/). The
 # checks are those of firewall.sh, with the rules that the service makes of a configuration.
 set -u
 cd "$(dirname "$0")/../.." || exit 1
@@ -34,19 +34,26 @@ vm_prepare "$arch" || cannot "no emulated $arch machine can be made here"
 
 # The package's files as they are installed.
 ipk="$(PEPSAL_BIN="$PWD/target/$target/static/pepsal" openwrt/ipk.sh mips_24kc "$work")" || exit 1
-mkdir -p "$work/ipk" "$work/files/lib/functions" "$work/files/sbin" "$work/files/state/uci" "$work/files/package"
+mkdir -p "$work/ipk" "$work/files/lib/functions" "$work/files/sbin" "$work/files/state" "$work/files/usr/share/libubox" \
+	"$work/files/package"
 tar -xzf "$ipk" -C "$work/ipk"
 tar -xpzf "$work/ipk/data.tar.gz" -C "$work/files"
 
-# The stand-ins that are needed here. There is no ujail, so the daemon becomes user pepsal by itself.
+# OpenWrt's own, and the stand-ins that are needed here. There is no ujail, so the daemon becomes user pepsal by itself.
 userland=tests/package/userland
-for tool in jsonfilter ubus uci uci-read validate_data; do
-	cp "$userland/bin/$tool" "$work/files/sbin/"
+[ "$arch" = "$(uname -m)" ] || cannot "OpenWrt's uci and jshn are made for $(uname -m) only"
+made="$($userland/build.sh)" || cannot "OpenWrt's uci and jshn cannot be made here"
+cp "$made/uci" "$made/jshn" "$work/files/sbin/"
+# Its sh is Debian's, a router's is busybox's.
+for tool in jsonfilter ubus validate_data; do
+	sed '1s|/bin/sh|/bin/busybox ash|' "$userland/bin/$tool" >"$work/files/sbin/$tool"
+	chmod 755 "$work/files/sbin/$tool"
 done
+cp "$made/jshn.sh" "$work/files/usr/share/libubox/"
 cp "$userland/rc.common" "$work/files/etc/"
 cp "$userland/lib/functions.sh" "$work/files/lib/"
 cp "$userland/lib/network.sh" "$userland/lib/procd.sh" "$work/files/lib/functions/"
-cp tests/package/cases/firewall tests/package/cases/network "$work/files/state/uci/"
+cp tests/package/cases/firewall tests/package/cases/network "$work/files/etc/config/"
 cp tests/package/cases/interfaces "$work/files/state/"
 # shellcheck disable=SC2016 # for the shell there
 printf '#!/bin/sh\nexec nft -f /tmp/work/fw4.nft\n' >"$work/files/sbin/fw4"

@@ -6,7 +6,8 @@
 #
 #   lint       shell files for a router's ash
 #   package    what ipk.sh packs, twice the same, and within its size
-#   service    the init script, run for real in a root of stand-ins (userland/) and a network namespace
+#   service    the init script, run for real in a root with OpenWrt's own uci and stand-ins (userland/), in a
+#              network namespace
 #   firewall   the daemon's rules and the shipped includes in a namespace, next to a ruleset like fw4's (firewall.sh)
 #
 # router.sh has the service and the firewall together on an emulated router, whose nft has the queue expression.
@@ -239,10 +240,10 @@ END
 
 # --- service
 
-# A root as the package's data makes it, with stand-ins for what OpenWrt has.
+# A root as the package's data makes it, with what OpenWrt has: its own, or a stand-in.
 make_root() {
 	root="$work/root"
-	mkdir -p "$root/bin" "$root/sbin" "$root/usr/bin" "$root/usr/sbin" "$root/lib/functions" "$root/etc/init.d" \
+	mkdir -p "$root/bin" "$root/sbin" "$root/usr/bin" "$root/usr/sbin" "$root/usr/share/libubox" "$root/lib/functions" \
 		"$root/tmp" "$root/var/run" "$root/proc" "$root/sys" "$root/dev/net" "$root/state"
 	cp -a "$work/ipk/data/." "$root/"
 	cp "$pepsal" "$root/usr/sbin/pepsal"
@@ -260,9 +261,13 @@ make_root() {
 		cp "$tool" "$root/bin/"
 	done
 	mv "$root/bin/validate_data" "$root/sbin/"
+	cp "$userland/uci" "$root/sbin/"
+	cp "$userland/jshn" "$root/usr/bin/"
+	cp "$userland/jshn.sh" "$root/usr/share/libubox/"
 	cp "$here/userland/rc.common" "$root/etc/"
 	cp "$here/userland/lib/functions.sh" "$root/lib/"
 	cp "$here/userland/lib/network.sh" "$here/userland/lib/procd.sh" "$root/lib/functions/"
+	cp "$here/cases/firewall" "$here/cases/network" "$root/etc/config/"
 	echo 'root:x:0:0:root:/root:/bin/ash' >"$root/etc/passwd"
 	echo 'pepsal:x:333:333:pepsal:/var/run/pepsal:/bin/false' >>"$root/etc/passwd"
 	printf 'root:x:0:\npepsal:x:333:\n' >"$root/etc/group"
@@ -287,9 +292,8 @@ service() {
 # fresh CONFIG: the state of a router that has this configuration and has not started the service
 fresh() {
 	rm -rf "$root/state" "$root/var/run/pepsal"
-	mkdir -p "$root/state/uci" "$root/state/nft"
-	cp "$1" "$root/state/uci/pepsal"
-	cp "$here/cases/firewall" "$here/cases/network" "$root/state/uci/"
+	mkdir -p "$root/state/nft"
+	cp "$1" "$root/etc/config/pepsal"
 	cp "$here/cases/interfaces" "$root/state/"
 	: >"$root/state/nft/fw4"
 	: >"$root/state/log"
@@ -344,13 +348,13 @@ with_value() {
 malformed() {
 	fresh "$here/cases/one-lan-one-wan.pepsal"
 	service start
-	with_value "$@" >"$root/state/uci/pepsal"
+	with_value "$@" >"$root/etc/config/pepsal"
 	: >"$root/state/log"
 	service reload
 	cat "$root/state/log"
 	# A name that resolves to nothing is known by its link's option, not by its place in the list.
 	grep -F "$2" "$root/state/log" | grep -Fq "=$3:" && nothing_runs &&
-		grep -q '^reload on config pepsal firewall$' "$root/state/procd"
+		grep -q '^on config.change if eq package pepsal run_script /etc/init.d/pepsal reload' "$root/state/procd"
 }
 
 reload_leaves_daemon_alone() {
@@ -359,7 +363,7 @@ reload_leaves_daemon_alone() {
 	before="$(grep ^command "$root/state/procd")"
 	service reload
 	[ "$(wc -l <"$root/state/nft.loads")" = 1 ] || return
-	printf "config exclude\n\tlist port '22'\n" >>"$root/state/uci/pepsal"
+	printf "config exclude\n\tlist port '22'\n" >>"$root/etc/config/pepsal"
 	service reload
 	[ "$(wc -l <"$root/state/nft.loads")" = 2 ] && grep -q 'dport 22' "$root/state/nft/pepsal" &&
 		[ "$before" = "$(grep ^command "$root/state/procd")" ] || return
@@ -367,7 +371,7 @@ reload_leaves_daemon_alone() {
 	rm "$root/state/nft/pepsal"
 	service reload
 	[ "$(wc -l <"$root/state/nft.loads")" = 3 ] || return
-	sed -i "s/enabled '1'/&\n\toption threads '3'/" "$root/state/uci/pepsal"
+	sed -i "s/enabled '1'/&\n\toption threads '3'/" "$root/etc/config/pepsal"
 	service reload
 	[ "$before" != "$(grep ^command "$root/state/procd")" ]
 }
@@ -378,10 +382,10 @@ new_daemons() {
 	service start
 	first="$(cat "$root/state/procd.name")"
 	service reload
-	printf "config exclude\n\tlist port '22'\n" >>"$root/state/uci/pepsal"
+	printf "config exclude\n\tlist port '22'\n" >>"$root/etc/config/pepsal"
 	service reload
 	[ -n "$first" ] && [ "$(cat "$root/state/procd.name")" = "$first" ] || return
-	sed -i "s/enabled '1'/&\n\toption threads '3'/" "$root/state/uci/pepsal"
+	sed -i "s/enabled '1'/&\n\toption threads '3'/" "$root/etc/config/pepsal"
 	service reload
 	second="$(cat "$root/state/procd.name")"
 	service restart
@@ -426,9 +430,9 @@ stop_leaves_nothing() {
 disabled() {
 	fresh "$here/cases/one-lan-one-wan.pepsal"
 	service start
-	sed -i "s/enabled '1'/enabled '0'/" "$root/state/uci/pepsal"
+	sed -i "s/enabled '1'/enabled '0'/" "$root/etc/config/pepsal"
 	service reload
-	nothing_runs && [ ! -s "$root/state/log" ] && grep -q '^reload on config pepsal' "$root/state/procd"
+	nothing_runs && [ ! -s "$root/state/log" ] && grep -q '^on config.change .* pepsal ' "$root/state/procd"
 }
 
 # Every option that the init script knows and that can be wrong has a case of that.
@@ -451,7 +455,7 @@ every_option_is_tried() {
 daemon_takes_the_command_line() {
 	fresh "$here/cases/all-options.pepsal"
 	service start
-	command="$(sed -n 's/^command //p; s/^append command //p' "$root/state/procd" | tr '\n' ' ')"
+	command="$(sed -n 's/^command //p' "$root/state/procd")"
 	echo "$command"
 	# shellcheck disable=SC2016,SC2086 # for the shell inside; words
 	ip netns exec "$netns" sh -c '
@@ -464,10 +468,10 @@ daemon_takes_the_command_line() {
 
 # default_config: as installed it is off, and one option makes it run
 default_config() {
-	fresh "$root/etc/config/pepsal"
+	fresh "$work/ipk/data/etc/config/pepsal"
 	service start
 	nothing_runs && [ ! -s "$root/state/log" ] || return
-	sed -i "s/enabled '0'/enabled '1'/" "$root/state/uci/pepsal"
+	sed -i "s/enabled '0'/enabled '1'/" "$root/etc/config/pepsal"
 	service reload
 	cat "$root/state/log"
 	grep -q '^instance' "$root/state/procd" && [ -e "$root/state/nft/pepsal" ]
@@ -475,11 +479,11 @@ default_config() {
 
 # Every option that the file shows in a comment is one that works.
 documented_options() {
-	fresh "$root/etc/config/pepsal"
-	sed "s/^\(\t*\)#\([a-z]\)/\1\2/; s/^\(\t*\)#\t/\t/; s/enabled '0'/enabled '1'/; s/hybla/reno/" "$root/etc/config/pepsal" |
-		grep -E "^(config|	option|	list)" >"$root/state/uci/pepsal"
+	fresh "$work/ipk/data/etc/config/pepsal"
+	sed "s/^\(\t*\)#\([a-z]\)/\1\2/; s/^\(\t*\)#\t/\t/; s/enabled '0'/enabled '1'/; s/hybla/reno/" "$work/ipk/data/etc/config/pepsal" |
+		grep -E "^(config|	option|	list)" >"$root/etc/config/pepsal"
 	service start
-	cat "$root/state/uci/pepsal" "$root/state/log"
+	cat "$root/etc/config/pepsal" "$root/state/log"
 	[ ! -s "$root/state/log" ] && grep -q '^instance' "$root/state/procd"
 }
 
@@ -520,7 +524,7 @@ waiting_for_wan() {
 	sed -i '/eth1/d; s/^wan_6.*/wan - - -/' "$root/state/interfaces"
 	service start
 	grep -q '^instance' "$root/state/procd" && [ ! -e "$root/state/nft/pepsal" ] &&
-		grep -q '^reload on interface wan$' "$root/state/procd" && grep -q 'waiting for a device of wan' "$root/state/log" || return
+		grep -q '^on interface.* eq interface wan ' "$root/state/procd" && grep -q 'waiting for a device of wan' "$root/state/log" || return
 	before="$(grep ^command "$root/state/procd")"
 	cp "$here/cases/interfaces" "$root/state/"
 	service reload
@@ -546,14 +550,14 @@ without_guards() {
 		if [ "$guard" = etc/passwd ]; then
 			! grep -q -e --user "$root/state/procd" || return
 		else
-			grep -q '^append command --user pepsal$' "$root/state/procd" || return
+			grep -q '^command .* --user pepsal$' "$root/state/procd" || return
 		fi
 	done
 }
 
 no_links() {
 	fresh "$here/cases/one-lan-one-wan.pepsal"
-	sed -i '/^config link/,$d' "$root/state/uci/pepsal"
+	sed -i '/^config link/,$d' "$root/etc/config/pepsal"
 	service start
 	nothing_runs && grep -q "no section 'link'" "$root/state/log"
 }
@@ -569,10 +573,10 @@ no_tun() {
 defaults_keep_what_is_there() {
 	fresh "$here/cases/one-lan-one-wan.pepsal"
 	in_root sh /etc/uci-defaults/90-pepsal
-	[ ! -e "$root/state/uci.changes" ] || return
-	sed -i '/^config pepsal/,/^$/d' "$root/state/uci/pepsal"
+	cmp "$here/cases/one-lan-one-wan.pepsal" "$root/etc/config/pepsal" || return
+	sed -i '/^config pepsal/,/^$/d' "$root/etc/config/pepsal"
 	in_root sh /etc/uci-defaults/90-pepsal
-	expect defaults.expected <"$root/state/uci.changes"
+	in_root uci export pepsal | expect defaults.expected
 }
 
 # This kernel may have no queue expression; everything else of the rules is shown to the real nft.
@@ -587,6 +591,8 @@ if [ "$(id -u)" != 0 ]; then
 	skip service 'needs root for a namespace'
 elif ! need busybox busybox || ! need ip iproute2; then
 	skip service 'busybox or ip is not installed'
+elif ! userland="$("$here/userland/build.sh")"; then
+	skip service "OpenWrt's uci and jshn cannot be made here"
 elif ! ip netns add "$netns" 2>/dev/null; then
 	skip service 'no network namespaces here'
 else

@@ -1,32 +1,65 @@
-# Stand-in for OpenWrt's /lib/functions.sh: sections in CONFIG_SECTIONS, values in CONFIG_section_option.
-# shellcheck shell=dash disable=SC2034
-
-list_contains() {
-	local list
-	eval "list=\" \$$1 \""
-	case "$list" in
-	*" $2 "*) return 0 ;;
-	*) return 1 ;;
-	esac
-}
+# Stand-in for OpenWrt's /lib/functions.sh and /lib/config/uci.sh: sections in CONFIG_SECTIONS, values in CONFIG_section_option.
+# Like the real one config_load leaves the values of what was loaded before, but for lists.
+# shellcheck shell=dash disable=SC2034,SC2295 # a pattern, as there
 
 append() {
-	eval "$1=\"\${$1:+\$$1 }\$2\""
+	eval "$1=\"\${$1:+\$$1\${3:- }}\$2\""
+}
+
+list_contains() {
+	local all
+
+	eval "all=\" \$$1 \""
+	[ "${all%% $2 *}" != "$all" ]
+}
+
+# What `uci export` writes are calls of the next four.
+package() { :; }
+
+config() {
+	append CONFIG_SECTIONS "$2"
+	CONFIG_SECTION="$2"
+	config_set "$2" TYPE "$1"
+}
+
+option() {
+	config_set "$CONFIG_SECTION" "$1" "$2"
+}
+
+list() {
+	list_contains CONFIG_LISTS "${CONFIG_SECTION}_$1" || {
+		append CONFIG_LISTS "${CONFIG_SECTION}_$1"
+		config_unset "$CONFIG_SECTION" "$1"
+	}
+	append "CONFIG_${CONFIG_SECTION}_$1" "$2"
 }
 
 config_load() {
-	CONFIG_SECTIONS=''
-	eval "$(uci-read "$1" | awk -F '\t' '
-		function quoted(s) { gsub(/\047/, "\047\\\047\047", s); return "\047" s "\047" }
-		$1 == "section" { print "append CONFIG_SECTIONS " $2 "; CONFIG_" $2 "_TYPE=" $3
-			for (known in seen) if (known ~ "^" $2 "_") delete seen[known] }
-		$1 == "option" { print "CONFIG_" $2 "_" $3 "=" quoted($4) }
-		$1 == "list" { id = $2 "_" $3
-			print (id in seen ? "append CONFIG_" id " " quoted($4) : "CONFIG_" id "=" quoted($4)); seen[id] = 1 }')"
+	local exported result list
+
+	for list in $CONFIG_LISTS; do
+		eval "CONFIG_$list="
+	done
+	CONFIG_LISTS='' CONFIG_SECTIONS=''
+	exported="$(/sbin/uci -P /var/state -S -n export "$1" 2>/dev/null)"
+	result=$?
+	[ "$result" != 0 ] || eval "$exported"
+	return "$result"
+}
+
+config_set() {
+	eval "CONFIG_$1_$2=\"\$3\""
+}
+
+config_unset() {
+	config_set "$1" "$2" ''
 }
 
 config_get() {
-	eval "$1=\"\${CONFIG_$2_$3:-\$4}\""
+	case "$2$3" in
+	*[!A-Za-z0-9_]*) ;;
+	*) eval "$1=\"\${CONFIG_$2_$3:-\$4}\"" ;;
+	esac
 }
 
 config_get_bool() {

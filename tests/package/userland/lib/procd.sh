@@ -1,28 +1,125 @@
-# Stand-in for OpenWrt's procd.sh: writes down what procd would be sent. A service is sent in one piece when it is closed.
-# shellcheck shell=dash
+# Stand-in for OpenWrt's procd.sh: what procd is to do goes to ubus as JSON, a service in one piece when it is closed.
+# shellcheck shell=dash disable=SC1091,SC2154
 
-# The name is for who wants to know whether procd would start another daemon.
-procd_open_instance() {
-	echo "instance" >>/state/procd.new
-	echo "$1" >/state/procd.name
+. /usr/share/libubox/jshn.sh
+
+procd_open_service() {
+	json_init
+	json_add_string name "$1"
+	json_add_string script "$2"
+	json_add_object instances
 }
-procd_close_instance() { :; }
-procd_add_jail() { echo "jail $*" >>/state/procd.new; }
-procd_add_reload_trigger() { echo "reload on config $*" >>/state/procd.new; }
-procd_add_reload_interface_trigger() { echo "reload on interface $*" >>/state/procd.new; }
 
-procd_set_param() {
-	local type="$1"
+procd_close_service() {
+	json_close_object
+	json_add_array triggers
+	service_triggers
+	json_close_array
+	ubus call service set "$(json_dump)"
+}
+
+procd_kill() {
+	json_init
+	json_add_string name "$1"
+	ubus call service delete "$(json_dump)"
+}
+
+procd_open_instance() {
+	json_add_object "$1"
+}
+
+# Without values, what the system has for all services.
+procd_close_instance() {
+	local _json_no_warning=1 values
+
+	json_select respawn && {
+		json_get_values values
+		[ -n "$values" ] || _add_strings "$(_respawn threshold 3600)" "$(_respawn timeout 5)" "$(_respawn retry 5)"
+		json_select ..
+	}
+	json_close_object
+}
+
+_respawn() {
+	uci -q get "system.@service[0].respawn_$1" || echo "$2"
+}
+
+_add_strings() {
+	local value
+
+	for value in "$@"; do
+		json_add_string '' "$value"
+	done
+}
+
+_add_array() {
+	json_add_array "$1"
 	shift
+	_add_strings "$@"
+	json_close_array
+}
+
+# What the real one does not know it leaves out; here it is to be seen.
+procd_set_param() {
+	local type="$1" pair
+	shift
+
 	case "$type" in
-	command | limits | respawn | stdout | stderr | user | group | capabilities | no_new_privs | term_timeout) ;;
-	*) echo "UNKNOWN" >>/state/procd.new ;;
+	command | respawn) _add_array "$type" "$@" ;;
+	limits)
+		json_add_object limits
+		for pair in "$@"; do
+			json_add_string "${pair%%=*}" "${pair#*=}"
+		done
+		json_close_object
+		;;
+	term_timeout) json_add_int "$type" "$1" ;;
+	user | group | capabilities) json_add_string "$type" "$1" ;;
+	stdout | stderr | no_new_privs) json_add_boolean "$type" "$1" ;;
+	*) json_add_string UNKNOWN "$type" ;;
 	esac
-	echo "$type${*:+ $*}" >>/state/procd.new
 }
 
 procd_append_param() {
-	echo "append $*" >>/state/procd.new
+	local type="$1"
+	shift
+
+	json_select "$type"
+	_add_strings "$@"
+	json_select ..
+}
+
+procd_add_jail() {
+	json_add_object jail
+	json_add_string name "$1"
+	json_add_object mount
+	json_close_object
+	json_close_object
+}
+
+# _add_reload_trigger EVENT KEY VALUE: what procd runs a second after an event that says KEY is VALUE
+_add_reload_trigger() {
+	json_add_array ''
+	_add_strings "$1"
+	json_add_array ''
+	_add_strings if
+	_add_array '' eq "$2" "$3"
+	_add_array '' run_script "/etc/init.d/$(basename "$initscript")" reload
+	json_close_array
+	json_add_int '' 1000
+	json_close_array
+}
+
+procd_add_reload_trigger() {
+	local package
+
+	for package in "$@"; do
+		_add_reload_trigger config.change package "$package"
+	done
+}
+
+procd_add_reload_interface_trigger() {
+	_add_reload_trigger 'interface.*' interface "$1"
 }
 
 uci_load_validate() {
