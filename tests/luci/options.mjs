@@ -46,7 +46,7 @@ export function comparable(name, type, option) {
     else if (type === 'uciname') same(option.datatype, 'uciname');
     else if (type === 'string') same([option.kind, option.datatype], ['Value', null]);
     else if (type === 'list(hostname)') same([option.kind, option.multiple], ['ZoneSelect', true]);
-    else if (/^list\(cidr\)/.test(type)) same([option.kind, option.datatype], ['DynamicList', 'or(ipaddr("nomask"),cidr)']);
+    else if (/^list\(cidr\)/.test(type)) same([option.kind, option.datatype], ['DynamicList', null]);
     else if (/^list\(.*portrange/.test(type)) same([option.kind, option.datatype], ['DynamicList', 'or(port,portrange)']);
     else throw new Error(`${name}: no rule here for the type ${type}`);
 }

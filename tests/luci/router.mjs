@@ -32,7 +32,7 @@ export function formatUci(sections) {
 
 // answer: what luci.pepsal's status says. null: no such object; a number: ubus' code of a call that failed.
 export async function router(folders, config) {
-    const state = { answer: null, asked: 0, saved: null, delay: 0, url: '' };
+    const state = { answer: null, config, asked: 0, saved: null, delay: 0, url: '' };
     const server = createServer((request, response) => {
         const path = normalize(new URL(request.url, 'http://router').pathname);
         const reply = (code, body, type) => response.writeHead(code, { 'Content-Type': type ?? 'application/json' }).end(body);
@@ -48,7 +48,7 @@ export async function router(folders, config) {
                     JSON.stringify({ jsonrpc: '2.0', id, ...(state.answer === null ? { error } : { result }) }));
             } else if (path === '/uci/pepsal') {
                 if (request.method === 'POST') state.saved = JSON.parse(body);
-                reply(200, JSON.stringify(parseUci(config)));
+                reply(200, JSON.stringify(parseUci(state.config)));
             } else {
                 const file = folders.map(([prefix, folder]) => path.startsWith(prefix) && join(folder, path.slice(prefix.length)))
                     .find((name) => name && existsSync(name));

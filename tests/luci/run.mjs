@@ -135,6 +135,11 @@ if (real)
         for (const words of ['undefined', 'NaN', 'null']) expect(!shown.includes(words), `it says: ${words}`);
     }));
 
+await check('status, on a narrow phone', () => open('status', answers.running, { width: 320 }, async (page) => {
+    same(await page.eval('document.documentElement.scrollWidth'), 320);
+    await picture(page, 'status-running-narrow');
+}));
+
 await check('status, dark', () => open('status', answers.running, { width: WIDTHS.desktop, dark: true }, (page) => picture(page, 'status-running-dark')));
 
 await check('status: graphs show the samples, the newest at the right', () => open('status', answers.running, { width: WIDTHS.desktop }, async (page) => {
@@ -234,9 +239,11 @@ await check('settings: takes what is right', () => open('settings', null, { widt
     const good = [['main', 'max_connections', '16384'], ['main', 'threads', '1'], ['main', 'connect_timeout', '120'], ['main', 'congestion', 'hybla'],
         ['main', 'handshake', 'early'], ['link', 'rate_up', '0.001'], ['link', 'rate_down', '10000'], ['link', 'rate_down', '2.048'], ['link', 'rtt', '600'],
         ['link', 'lan', 'lan guest'], ['link', 'wan', 'wwan'], ['link', 'rtt', ''], ['link', 'rate_up', ''], ['exclude', 'client', '192.168.1.10'],
-        ['exclude', 'client', '10.0.0.0/8'], ['exclude', 'server', '2001:db8:1::/48'], ['exclude', 'server', 'fd00::1'], ['exclude', 'port', '443'], ['exclude', 'port', '8000-8100']];
+        ['exclude', 'client', '10.0.0.0/8'], ['exclude', 'server', '2001:db8:1::/48'], ['exclude', 'server', 'fd00::1'],
+        ['exclude', 'server', '::/0'], ['exclude', 'client', '1:2:3:4:5:6:7:8'], ['exclude', 'client', '::ffff:192.0.2.1'], ['exclude', 'client', '0123::/16'], ['exclude', 'port', '443'], ['exclude', 'port', '8000-8100']];
     for (const [section, option, value] of good) same([option, value, await page.eval(verdict(section, option, value))], [option, value, null]);
-    const bad = [['link', 'rate_up', '1.0001'], ['main', 'max_connections', '010'], ['exclude', 'port', '0-5'], ['exclude', 'client', '10.0.0.0/255.0.0.0'], ['link', 'lan', 'lan nowhere']];
+    const bad = [['link', 'rate_up', '1.0001'], ['main', 'max_connections', '010'], ['exclude', 'port', '0-5'], ['exclude', 'client', '10.0.0.0/255.0.0.0'],
+        ['exclude', 'client', '10.0.0.0/8/8'], ['exclude', 'server', '1::2::3'], ['exclude', 'server', '::/-1'], ['main', 'threads', ' 4'], ['link', 'lan', 'lan nowhere']];
     for (const [section, option, value] of bad) expect((await page.eval(verdict(section, option, value))) !== null, `${option}=${value} was taken`);
 }));
 
@@ -255,7 +262,7 @@ await check('settings: what is entered is what is saved', () => open('settings',
     server.saved = null;
     await page.eval(`${field('handshake', 'select')}.value = 'early'`);
     await page.eval(type('rtt', '600'));
-    await page.eval(`document.querySelector('[data-name="lan"] .cbi-dropdown label:nth-child(3) input').click()`);
+    await page.eval(`document.querySelector('[data-name="lan"] .cbi-dropdown label:nth-child(1) input').click()`);
     await page.eval(press('Add an exception'));
     await page.until('document.querySelector(".modal [data-name=port]")');
     await page.eval(type('port', '70000'));
@@ -269,11 +276,11 @@ await check('settings: what is entered is what is saved', () => open('settings',
     // Saving in the dialogue draws the form anew, as in LuCI: what was not saved yet is entered again.
     await page.eval(`${field('handshake', 'select')}.value = 'early'`);
     await page.eval(type('rtt', '600'));
-    await page.eval(`document.querySelector('[data-name="lan"] .cbi-dropdown label:nth-child(3) input').click()`);
+    await page.eval(`document.querySelector('[data-name="lan"] .cbi-dropdown label:nth-child(1) input').click()`);
     server.saved = null;
     await page.eval(press('Save'));
     for (let turn = 0; turn < 100 && !server.saved; turn++) await sleep(50);
-    same(formatUci(server.saved), config.replace("bbr'\n", "bbr'\n\toption handshake 'early'\n").replace("list lan 'lan'\n", "list lan 'lan'\n\tlist lan 'guest'\n")
+    same(formatUci(server.saved), config.replace("bbr'\n", "bbr'\n\toption handshake 'early'\n").replace("list lan 'lan'\n", "list lan 'guest'\n\tlist lan 'lan'\n")
         .replace("rate_up '5'\n", "rate_up '5'\n\toption rtt '600'\n") + "\nconfig exclude\n\tlist port '8000-8100'\n");
 }));
 
@@ -286,6 +293,17 @@ await check('settings: what does not fit is not saved', () => open('settings', n
     same(server.saved, null);
     await page.eval('problems.length = 0');
 }));
+
+await check('settings: a box knows the other words for 1', async () => {
+    const ofHand = config.replace("enabled '1'", "enabled 'on'").replace("config exclude\n", "config exclude\n\toption enabled 'yes'\n");
+    server.config = ofHand;
+    await open('settings', null, { width: WIDTHS.desktop }, async (page) => {
+        server.saved = null;
+        await page.eval(press('Save'));
+        for (let turn = 0; turn < 100 && !server.saved; turn++) await sleep(50);
+        same(formatUci(server.saved), config);
+    }).finally(() => (server.config = config));
+});
 
 for (const [device, width] of Object.entries(WIDTHS))
     await check(`settings, ${device}`, () => open('settings', null, { width }, async (page) => {

@@ -136,7 +136,7 @@ window.L = {
     toArray(value) {
         if (value === null || value === undefined) return [];
         if (Array.isArray(value)) return value;
-        if (typeof value === 'object') return Object.values(value);
+        if (typeof value === 'object') return [value];
         const text = String(value).trim();
         return text === '' ? [] : text.split(/\s+/);
     },

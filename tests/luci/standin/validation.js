@@ -1,21 +1,25 @@
-// LuCI's datatypes, those that the form uses. A type is an expression such as or(port,portrange); a value is a string.
+// LuCI's datatypes, those that the form uses, and the parsers of its module validation. A type is an expression such as
+// or(port,portrange); a value is a string. ipaddr and cidr are left out on purpose: after them, LuCI hands validate() what
+// they have looked at last, which of 10.0.0.0/8 is 8.
 'use strict';
 
 const whole = (text) => (/^-?\d+$/.test(text) ? +text : NaN);
 const decimal = (text) => (/^-?\d+(\.\d+)?$/.test(text) ? +text : NaN);
-const ipv4 = (text) => /^(\d{1,3}\.){3}\d{1,3}$/.test(text) && text.split('.').every((part) => +part <= 255);
-const ipv6 = (text) => {
-    if (!/^[0-9a-fA-F:.]+$/.test(text) || !text.includes(':')) return false;
-    try {
-        return Boolean(new URL(`http://[${text}]/`));
-    } catch {
-        return false;
-    }
-};
-const prefixed = (text, address, longest) => {
-    const [, host, prefix] = /^([^/]+)\/(\d{1,3})$/.exec(text) || [];
-    return host !== undefined && address(host) && +prefix <= longest;
-};
+
+modules.validation = Base.extend({
+    parseIPv4(text) {
+        const parts = /^(\d{1,3}\.){3}\d{1,3}$/.test(text) ? text.split('.').map(Number) : [];
+        return parts.length && parts.every((part) => part <= 255) ? parts : null;
+    },
+    parseIPv6(text) {
+        const [, before, last] = /^([0-9a-f:]+:)([0-9.]+\.[0-9.]+)$/i.exec(text) || [];
+        if (before && !this.parseIPv4(last)) return null;
+        const halves = (before ? before + '0:0' : text).split('::').map((half) => (half || '0').split(':'));
+        const words = halves.flat();
+        const fits = halves.length === 2 ? words.length <= 7 : halves.length === 1 && words.length === 8;
+        return fits && words.every((word) => /^[0-9a-f]{1,4}$/i.test(word)) ? words.map((word) => parseInt(word, 16)) : null;
+    },
+});
 
 const types = {
     string: () => true,
@@ -28,11 +32,6 @@ const types = {
         const [, first, last] = /^(\d+)-(\d+)$/.exec(text) || [];
         return first === undefined ? types.port(text) : +first <= +last && +last <= 65535;
     },
-    ipaddr(text, nomask) {
-        const mask = !nomask && /^([^/]+)\/(\d+\.\d+\.\d+\.\d+)$/.exec(text);
-        return ipv4(text) || ipv6(text) || (!nomask && types.cidr(text)) || Boolean(mask && ipv4(mask[1]) && ipv4(mask[2]));
-    },
-    cidr: (text) => prefixed(text, ipv4, 32) || prefixed(text, ipv6, 128),
 };
 
 // Arguments at the top level of a list: or(a,b(c,d)) has a and b(c,d).

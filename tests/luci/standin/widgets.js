@@ -46,7 +46,7 @@ class Textfield extends Widget {
         return this.mount(node, () => [this.input.value]);
     }
     getValue() {
-        return this.input.value.trim();
+        return this.input.value;
     }
     setValue(value) {
         this.input.value = value;
@@ -103,7 +103,7 @@ class DynamicList extends Widget {
         ])));
     }
     add() {
-        const text = this.input.value.trim();
+        const text = this.input.value;
         if (text === '' || !this.triggerValidation()) return;
         this.items.push(text);
         this.input.value = '';
@@ -118,16 +118,18 @@ class DynamicList extends Widget {
         if (!optional && this.items.length === 0) this.error = 'Expecting: non-empty value';
         return valid && !this.error;
     }
+    // What stands in the field is as good as added.
     getValue() {
-        return this.items.slice();
+        const left = this.input.classList.contains('cbi-input-invalid') ? '' : this.input.value;
+        return [...new Set(this.items.concat(left.trim() ? left : []))];
     }
 }
 
-// Several of some choices, and others that are typed in. Validated as one string, as LuCI's dropdown does.
+// Several of some choices, in their order, and others that are typed in. Validated as one string, as LuCI's dropdown does.
 class Dropdown extends Widget {
     render() {
         const chosen = L.toArray(this.value);
-        const keys = [...new Set([...Object.keys(this.choices), ...chosen])];
+        const keys = [...new Set([...Object.keys(this.choices).sort(), ...chosen])];
         this.boxes = keys.map((key) => [key, E('input', { type: 'checkbox', checked: chosen.includes(key) ? '' : null })]);
         this.input = E('input', { type: 'text', class: 'cbi-input-text', placeholder: '-- custom --' });
         const node = E('div', { class: 'cbi-dropdown' },

@@ -8,6 +8,7 @@
 'require form';
 'require network';
 'require firewall';
+'require validation';
 'require tools.widgets as widgets';
 
 // "010" means different numbers to different programs, so the init script takes none of them.
@@ -36,8 +37,30 @@ function choice(o, preset) {
 	};
 }
 
+// The service takes other words than 1 as well, and a box shows those, and saves them, as 0.
+function box(o) {
+	o.load = function(section_id) {
+		const value = this.super('load', [ section_id ]);
+
+		return /^(on|true|yes|enabled)$/.test(value) ? '1' : value;
+	};
+}
+
 function joined(section_id) {
 	return '%h'.format(L.toArray(this.cfgvalue(section_id)).join(', ')) || null;
+}
+
+// LuCI's own types let pass 010.0.0.1, which the service does not, and hand over the 8 of 10.0.0.0/8 for validation.
+function networks(o) {
+	o.validate = function(section_id, value) {
+		const parts = String(value || '').split('/');
+		const bits = validation.parseIPv4(parts[0]) ? 32 : validation.parseIPv6(parts[0]) ? 128 : 0;
+
+		return !value || (bits > 0 && parts.length <= 2 && !/(^|[.:])0\d+\.|\.0\d+$/.test(parts[0]) &&
+			(parts.length == 1 || (/^\d{1,3}$/.test(parts[1]) && +parts[1] <= bits))) ||
+			_('Neither an address nor a network.');
+	};
+	o.textvalue = joined;
 }
 
 return view.extend({
@@ -73,6 +96,7 @@ return view.extend({
 		o = s.taboption('general', form.Flag, 'enabled', _('Enabled'),
 			_('While this is off, nothing runs and every connection goes end to end.'));
 		o.rmempty = false;
+		box(o);
 
 		o = s.taboption('general', form.ListValue, 'handshake', _('Answer clients'),
 			_('At once saves a round trip, but a server that is not there then looks as if it had answered.'));
@@ -119,7 +143,8 @@ return view.extend({
 		wholeNumber(o, 1, 120);
 
 		o = s.taboption('advanced', form.Flag, 'transparent', _('Transparent'),
-			_('Servers see the client’s own address instead of the router’s. Without effect behind masquerading. Needs the packages kmod-nft-socket and ip-full.'));
+			_('Servers see the client’s own address instead of the router’s. Without effect behind masquerading. Needs the package kmod-nft-socket.'));
+		box(o);
 
 		o = s.taboption('advanced', form.ListValue, 'log_level', _('Log'));
 		o.value('info', _('What an operator has to know'));
@@ -134,6 +159,7 @@ return view.extend({
 
 		o = s.option(form.Flag, 'enabled', _('Enabled'));
 		o.default = o.enabled;
+		box(o);
 
 		o = s.option(form.Value, 'name', _('Name'));
 
@@ -172,17 +198,16 @@ return view.extend({
 
 		o = s.option(form.Flag, 'enabled', _('Enabled'));
 		o.default = o.enabled;
+		box(o);
 		o.editable = true;
 
 		o = s.option(form.Value, 'comment', _('Comment'));
 
 		o = s.option(form.DynamicList, 'client', _('Clients'), _('Addresses or networks, such as 192.168.1.10 or 2001:db8:1::/48.'));
-		o.datatype = 'or(ipaddr("nomask"),cidr)';
-		o.textvalue = joined;
+		networks(o);
 
 		o = s.option(form.DynamicList, 'server', _('Servers'), _('Addresses or networks, such as 198.51.100.0/24.'));
-		o.datatype = 'or(ipaddr("nomask"),cidr)';
-		o.textvalue = joined;
+		networks(o);
 
 		o = s.option(form.DynamicList, 'port', _('Ports'), _('Of the server, single or as a range, such as 22 or 8000-8100.'));
 		o.datatype = 'or(port,portrange)';

@@ -74,7 +74,7 @@ function gauge(name, used, most, text, below) {
 	const percent = most > 0 ? Math.min(100, 100 * used / most) : 0;
 
 	return tile(name, text, [
-		E('div', { 'class': 'cbi-progressbar', 'title': '%d%%'.format(percent), 'style': 'max-width:16em' },
+		E('div', { 'class': 'cbi-progressbar', 'title': '%d%%'.format(percent), 'style': 'min-width:0;max-width:16em' },
 			E('div', { 'style': 'width:%.1f%%'.format(percent) })),
 		E('small', {}, [ below ])
 	]);
@@ -227,7 +227,7 @@ return view.extend({
 			return box(_('The service is switched on, but it is not running.'), [
 				[ _('Every connection goes end to end.'), ' ', _('A value in the settings may not fit, or the service was stopped.') ],
 				log,
-				[ _('Start it:'), ' ', command('/etc/init.d/pepsal restart') ],
+				[ _('Start it:'), ' ', command('/etc/init.d/pepsal enable; /etc/init.d/pepsal restart') ],
 				error.text ? [ E('small', {}, [ error.text ]) ] : []
 			]);
 
