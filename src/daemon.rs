@@ -25,6 +25,7 @@ use crate::control::Control;
 use crate::counts::Counts;
 use crate::diversion::Diversion;
 use crate::error::Error;
+use crate::exclusions::Exclusions;
 use crate::gain::Gain;
 use crate::handover::Giver;
 use crate::legs::{self, LegOptions};
@@ -258,6 +259,7 @@ fn prepare(
         undelivered: AtomicBool::new(false),
         memory,
         counts: Counts::default(),
+        exclusions: Exclusions::open().ok(),
         gain: Gain::new(options.satellite, options.auto_pass, options.rtt),
         started: Instant::now(),
         bell,

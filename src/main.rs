@@ -6,7 +6,7 @@
 //! closed). `diversion` brings transparent server legs their packets. `pacer` divides the satellite link's rate over
 //! its legs (`share`), keeps the `routes` of the jump start and has it remember what the link has `carried`.
 //! `daemon` starts and stops all that, or takes it over from a running one (`handover`); `rules` prints what the firewall
-//! has to do.
+//! has to do, and what that excludes is counted in `exclusions`.
 #![deny(unsafe_code)]
 
 mod ask;
@@ -20,6 +20,7 @@ mod counts;
 mod daemon;
 mod diversion;
 mod error;
+mod exclusions;
 mod gain;
 mod handover;
 mod handshake;

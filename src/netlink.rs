@@ -1,7 +1,7 @@
-//! Talks to the kernel about routes and rules: rtnetlink(7), in the host's byte order.
+//! Talks to the kernel about routes, rules and counters: netlink(7), in the host's byte order.
 //!
-//! Used by the threads that change routes: `pacer` and main, each with sockets of its own. What comes from the kernel is
-//! read with checked slices: a message that is cut short ends early and never panics.
+//! Used by `pacer` and main, each with sockets of its own. What comes from the kernel is read with checked slices: a
+//! message that is cut short ends early and never panics.
 #![forbid(unsafe_code)]
 
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd};
@@ -121,7 +121,7 @@ pub fn u32_at(bytes: &[u8], at: usize) -> Option<u32> {
     Some(u32::from_ne_bytes(bytes.get(at..at + 4)?.try_into().ok()?))
 }
 
-fn message(kind: u16, flags: i32, body: &[u8]) -> Vec<u8> {
+pub fn message(kind: u16, flags: i32, body: &[u8]) -> Vec<u8> {
     let mut message = Vec::with_capacity(HEADER + body.len());
     message.extend_from_slice(&((HEADER + body.len()) as u32).to_ne_bytes());
     message.extend_from_slice(&kind.to_ne_bytes());
@@ -141,20 +141,27 @@ pub fn verdict(body: &[u8]) -> Result<(), Errno> {
     }
 }
 
+/// `groups`: RTMGRP_ bits of the changes to hear about; 0 to ask and be answered.
+pub fn open(protocol: SockProtocol, groups: i32) -> Result<OwnedFd, Errno> {
+    let flags = match groups {
+        0 => SockFlag::SOCK_CLOEXEC,
+        _ => SockFlag::SOCK_CLOEXEC | SockFlag::SOCK_NONBLOCK,
+    };
+    let socket = socket(AddressFamily::Netlink, SockType::Raw, flags, protocol)?;
+    bind(socket.as_raw_fd(), &NetlinkAddr::new(0, groups as u32))?;
+    Ok(socket)
+}
+
+/// Of routes and rules.
 pub struct Netlink {
     socket: OwnedFd,
     buffer: Box<[u8]>,
 }
 
 impl Netlink {
-    /// `groups`: RTMGRP_ bits of the changes to hear about; 0 to ask and be answered.
+    /// `groups`: as [`open`] takes them.
     pub fn open(groups: i32) -> Result<Netlink, Errno> {
-        let flags = match groups {
-            0 => SockFlag::SOCK_CLOEXEC,
-            _ => SockFlag::SOCK_CLOEXEC | SockFlag::SOCK_NONBLOCK,
-        };
-        let socket = socket(AddressFamily::Netlink, SockType::Raw, flags, SockProtocol::NetlinkRoute)?;
-        bind(socket.as_raw_fd(), &NetlinkAddr::new(0, groups as u32))?;
+        let socket = open(SockProtocol::NetlinkRoute, groups)?;
         Ok(Netlink { socket, buffer: vec![0; BUFFER].into() })
     }
 

@@ -13,6 +13,7 @@ use nix::sys::epoll::{Epoll, EpollCreateFlags, EpollEvent, EpollFlags, EpollTime
 
 use crate::bell::Bell;
 use crate::counts::{Counts, Passed, Tally};
+use crate::exclusions::Exclusions;
 use crate::gain::Gain;
 use crate::legs::LegOptions;
 use crate::memory::Memory;
@@ -53,6 +54,8 @@ pub struct Pep {
     pub undelivered: AtomicBool,
     pub memory: Memory,
     pub counts: Counts,
+    /// `None`: the kernel has no netfilter to ask.
+    pub exclusions: Option<Exclusions>,
     pub gain: Gain,
     pub started: Instant,
     /// Wakes the main thread when a connection begins.

@@ -9,6 +9,7 @@ pub mod connections;
 use std::sync::atomic::Ordering;
 
 use crate::counts::Passed;
+use crate::exclusions::{COUNTER, Exclusions};
 use crate::looks::State;
 use crate::page::Value::{self, Absent, Number, Word};
 use crate::page::{Figure, Page};
@@ -168,12 +169,13 @@ pub fn status(page: &mut Page, pep: &Pep, samples: &Samples, format: Format) {
     }
     page.fill(format.before_passed(), &figures);
     let mut first = true;
-    for (why, name) in Passed::ALL {
-        let count = counts.passed(why).get();
+    let reasons = Passed::ALL.into_iter().map(|(why, name)| (name, u64::from(counts.passed(why).get())));
+    let excluded = pep.exclusions.as_ref().map_or(0, Exclusions::count);
+    for (name, count) in reasons.chain([(COUNTER, excluded)]) {
         // People want to see what happened; programs, that all is there.
         if count > 0 || format != Format::Text {
             let template = format.passed()[usize::from(!first)];
-            page.fill(template, &[("reason", Word(name)), ("count", Number(count.into()))]);
+            page.fill(template, &[("reason", Word(name)), ("count", Number(count))]);
             first = false;
         }
     }

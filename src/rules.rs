@@ -13,6 +13,7 @@ use nix::net::if_::if_nametoindex;
 use crate::cli::{Format, Rules};
 use crate::diversion::MARK;
 use crate::error::Error;
+use crate::exclusions::{COUNTER, TABLE};
 use crate::selectors::{self, Cidr};
 
 /// Writes the script to standard output.
@@ -60,7 +61,13 @@ fn nft(out: &mut String, rules: &Rules, lan: &[&str], wan: &[&str]) -> fmt::Resu
          # The firewall's own input chain must accept what the daemon injects, which nobody else can send:\n",
     );
     writeln!(out, "#   iifname \"{device}\" accept")?;
-    out.push_str("table inet pepsal\ndelete table inet pepsal\ntable inet pepsal {\n");
+    writeln!(out, "table inet {TABLE}\ndelete table inet {TABLE}\ntable inet {TABLE} {{")?;
+    let excludes = !rules.exclude_port.0.is_empty()
+        || !rules.exclude_client.0.is_empty()
+        || !rules.exclude_server.0.is_empty();
+    if excludes {
+        writeln!(out, "\tcounter {COUNTER} {{ }}\n")?;
+    }
 
     out.push_str(
         "\t# After the firewall's own forward chain: only what it has accepted gets here. DNATed connections\n\
@@ -69,21 +76,26 @@ fn nft(out: &mut String, rules: &Rules, lan: &[&str], wan: &[&str]) -> fmt::Resu
          \tchain steal {\n\
          \t\ttype filter hook forward priority filter + 10; policy accept;\n",
     );
-    for ports in &rules.exclude_port.0 {
-        writeln!(out, "\t\ttcp dport {} return", ports.joined('-'))?;
-    }
-    for (end, cidrs) in [("saddr", &rules.exclude_client), ("daddr", &rules.exclude_server)] {
-        for cidr in &cidrs.0 {
-            let family = if cidr.is_ipv4() { "ip" } else { "ip6" };
-            writeln!(out, "\t\t{family} {end} {cidr} return")?;
-        }
-    }
     let (lan, wan) = (quoted(lan), quoted(wan));
-    writeln!(
+    write!(
         out,
         "\t\tiifname {{ {lan} }} oifname {{ {wan} }} ct status & (dnat | confirmed) == 0 \
-         tcp flags & (fin | syn | rst | ack) == syn queue flags bypass to {queue}\n\t}}"
+         tcp flags & (fin | syn | rst | ack) == syn "
     )?;
+    if excludes {
+        out.push_str("goto choose\n\t}\n\n\tchain choose {\n\t\t");
+        let counted = format!("counter name {COUNTER} return\n\t\t");
+        for ports in &rules.exclude_port.0 {
+            write!(out, "tcp dport {} {counted}", ports.joined('-'))?;
+        }
+        for (end, cidrs) in [("saddr", &rules.exclude_client), ("daddr", &rules.exclude_server)] {
+            for cidr in &cidrs.0 {
+                let family = if cidr.is_ipv4() { "ip" } else { "ip6" };
+                write!(out, "{family} {end} {cidr} {counted}")?;
+            }
+        }
+    }
+    writeln!(out, "queue flags bypass to {queue}\n\t}}")?;
 
     writeln!(
         out,

@@ -38,13 +38,14 @@ fn nft_script_replaces_the_table_as_a_whole() {
     let script = script(&rules(Format::Nft));
     assert!(script.contains("\ntable inet pepsal\ndelete table inet pepsal\ntable inet pepsal {\n"));
     for line in [
-        "tcp dport 22 return",
-        "tcp dport 80-90 return",
-        "ip saddr 192.0.2.0/24 return",
-        "ip6 saddr fd00::/8 return",
-        "ip daddr 198.51.100.1/32 return",
+        "tcp dport 22 counter name excluded return",
+        "tcp dport 80-90 counter name excluded return",
+        "ip saddr 192.0.2.0/24 counter name excluded return",
+        "ip6 saddr fd00::/8 counter name excluded return",
+        "ip daddr 198.51.100.1/32 counter name excluded return",
         "iifname { \"lo\", \"br-*\" } oifname { \"ppp*\" } ct status & (dnat | confirmed) == 0 \
-         tcp flags & (fin | syn | rst | ack) == syn queue flags bypass to 7",
+         tcp flags & (fin | syn | rst | ack) == syn goto choose",
+        "queue flags bypass to 7",
         "iifname \"pep1\" meta l4proto tcp redirect to :5001",
         "meta l4proto tcp socket transparent 1 meta mark set meta mark | 0x40000000",
     ] {
@@ -52,6 +53,16 @@ fn nft_script_replaces_the_table_as_a_whole() {
     }
     let excluded = script.find("return").unwrap();
     assert!(excluded < script.find("queue flags").unwrap(), "exclusions come first");
+}
+
+#[test]
+fn without_exclusions_one_rule_is_enough() {
+    let mut plain = rules(Format::Nft);
+    (plain.exclude_port, plain.exclude_client, plain.exclude_server) =
+        (List(vec![]), List(vec![]), List(vec![]));
+    let script = script(&plain);
+    assert!(script.contains(" == syn queue flags bypass to 7\n"), "{script}");
+    assert!(!script.contains("choose") && !script.contains("counter"), "{script}");
 }
 
 #[test]

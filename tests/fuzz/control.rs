@@ -106,6 +106,7 @@ impl Daemon {
             undelivered: AtomicBool::new(false),
             memory: Memory::new(None),
             counts: Counts::default(),
+            exclusions: None,
             gain: Gain::new(side, None, None),
             started: Instant::now(),
             bell: Bell::new(&epoll, 1).expect("a bell"),

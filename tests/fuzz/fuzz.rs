@@ -9,7 +9,7 @@ use crate::cli::{Arguments, Command, Format, Rules, one_line};
 use crate::handover::record::{Handed, LEN, Offer, Record, Totals};
 use crate::netlink::{Body, attributes, messages};
 use crate::top::{Order, screenful};
-use crate::{netlink, queue, routes, rules, steering};
+use crate::{exclusions, netlink, queue, routes, rules, steering};
 
 #[path = "control.rs"]
 mod control;
@@ -71,6 +71,7 @@ pub fn handover(bytes: &[u8]) {
 
 /// Answers of the kernel about routes, and what is made of them.
 pub fn netlink(bytes: &[u8]) {
+    let _ = exclusions::packets(bytes);
     let mut seen = 0;
     for (kind, _, body) in messages(bytes) {
         seen += 16 + body.len();

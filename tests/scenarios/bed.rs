@@ -298,6 +298,6 @@ fn obstacle() -> Option<String> {
     fails(&format!("ip netns exec {} {program}", host.netns), queue).map(|why| format!("no NFQUEUE: {why}"))
 }
 
-fn nft_rules() -> bool {
+pub fn nft_rules() -> bool {
     std::env::var("BED_RULES").is_ok_and(|format| format == "nft")
 }

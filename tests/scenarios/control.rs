@@ -27,6 +27,7 @@ once!(
     figures_are_exact_deferred,
     figures_are_exact_early,
     passed_by_reason,
+    excluded_by_the_rules,
     what_limits,
     a_thousand_connections,
     hostile_askers,
@@ -269,6 +270,17 @@ fn passed_by_reason() {
     let sum = syns["stolen"].number() + syns["repeated"].number() + passed;
     assert_eq!(syns["seen"].number(), sum, "{syns:?}");
     assert_eq!(told["connects_failed"].number(), 3 + bed.passed("unreachable") + 1);
+}
+
+/// The rules' own counter, which the real ones fill where the kernel has nft's queue expression (`firewall::exclusions`).
+fn excluded_by_the_rules() {
+    let bed = Bed::started(Deferred, &[]);
+    assert_eq!(bed.passed("excluded"), 0);
+    bed.net.router.nft("table inet pepsal { counter excluded { packets 4294967297 bytes 60; }; }\n");
+    assert_eq!(bed.passed("excluded"), 4_294_967_297);
+    assert!(bed.ask(&["status"]).contains("\npassed           4294967297 excluded\n"));
+    bed.net.router.nft("delete table inet pepsal\n");
+    assert_eq!(bed.passed("excluded"), 0);
 }
 
 /// The far reader stops: the router's leg to it is limited by its receive window, and before that leg's buffer is

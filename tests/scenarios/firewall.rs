@@ -10,7 +10,7 @@ use std::thread;
 use nix::sys::socket::setsockopt;
 use nix::{setsockopt_impl, sockopt_impl};
 
-use crate::bed::{Bed, Family, Handshake, Handshake::*, Net, Plan};
+use crate::bed::{Bed, Family, Handshake, Handshake::*, Net, Plan, nft_rules};
 use crate::connection::{Listener, Pair, dial, dial_within};
 use crate::daemon::rules;
 use crate::host::{eventually, patience, seconds};
@@ -126,6 +126,8 @@ fn exclusions(family: Family) {
     bed.check_direct(&guests);
     guests.close();
     bed.stolen(&split).close();
+    // Counted once each, and by nft's rules alone.
+    assert_eq!(bed.passed("excluded"), if nft_rules() { 3 } else { 0 });
     bed.check_nothing_left(family);
 }
 

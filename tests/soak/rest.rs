@@ -46,8 +46,8 @@ fn account(ledger: &Ledger, lives: &Lives) {
     let counters = lives.counters();
     let get = |name: &str| counters.get(&format!("pepsal_syns_{name}_total")).copied().unwrap_or(0);
     let passed = counters.iter().filter(|(name, _)| name.starts_with("pepsal_syns_passed_total"));
-    // Those the daemon never saw.
-    let passed: u64 = passed.filter(|(name, _)| !name.contains("fail_open")).map(|(_, count)| count).sum();
+    let unseen = |name: &str| ["fail_open", "excluded"].iter().any(|reason| name.contains(reason));
+    let passed: u64 = passed.filter(|(name, _)| !unseen(name)).map(|(_, count)| count).sum();
     let (seen, stolen, repeated) = (get("seen"), get("stolen"), get("repeated"));
     if seen != stolen + repeated + passed {
         ledger.fault(format!("of {seen} SYNs {stolen} were stolen, {repeated} repeated, {passed} passed"));

@@ -48,7 +48,8 @@ return baseclass.extend({
 		fast_link: _('the satellite side was fast at the time'),
 		undelivered: _('the daemon’s own connection did not reach it: look at the firewall’s rules for pepsal0'),
 		ending: _('the service was stopping'),
-		fail_open: _('the router was too busy to hand it over')
+		fail_open: _('the router was too busy to hand it over'),
+		excluded: _('excepted in the settings')
 	},
 
 	// The direction that carries more decides. Its bytes arrive on one leg and are sent on the other; what holds the
