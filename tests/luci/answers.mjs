@@ -47,6 +47,7 @@ export const crowd = reply({
         connection.id = `0-${i}`;
         connection.client = `192.168.${1 + (i >> 8)}.${i & 255}:${40000 + i}`;
         connection.rate = { up_bps: i * 10, down_bps: i * 1000 };
+        if (i === 499) connection.client = connection.server = '[2001:db8:1234:5678:9abc:def0:1234:5678]:50118';
         return connection;
     }),
     status: changed((it) => {

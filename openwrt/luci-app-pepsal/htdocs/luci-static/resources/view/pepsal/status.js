@@ -103,7 +103,7 @@ function lines(first, others) {
 // Breaks where a colon is, since IPv6 addresses are long.
 function endpoint(text) {
 	return text.split(/(?=:)/).reduce(function(parts, part) {
-		return parts.concat([ E('wbr'), part ]);
+		return parts.concat(parts.length ? [ E('wbr'), part ] : [ part ]);
 	}, []);
 }
 
@@ -357,10 +357,10 @@ return view.extend({
 
 		reasons.sort(function(a, b) { return syns.passed[b] - syns.passed[a]; });
 		return [
-			E('p', {}, syns.seen ? [ _('Of %d connections seen, %d were accelerated. These went end to end, and why:').format(syns.seen, syns.stolen) ] : []),
+			E('p', {}, syns.seen ? [ _('The service has seen %d connections and accelerated %d. These went end to end, and why:').format(syns.seen, syns.stolen) ] : []),
 			table([ _('Connections'), _('Reason') ], reasons.map(function(code) {
 				return [ whole(syns.passed[code]), words.reason[code] || code ];
-			}), _('None so far. Exceptions in the settings are not counted: the service never sees them.'))
+			}), _('None so far.'))
 		];
 	}
 });
