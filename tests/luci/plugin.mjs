@@ -16,7 +16,7 @@ const code = source.replace(/^\s*\/\/.*$/gm, '').replace(/'(\\.|[^'\\])*'/g, "''
 const pitfalls = {
     'import or export': /\b(import|export)\b/, 'a class, new, throw, typeof or finally': /\b(class|new|throw|typeof|finally)\b/,
     'undefined': /\bundefined\b/, 'for … of or for … in': /\bfor\s*\([^;)]*\b(of|in)\b/, 'destructuring': /\b(let|const|var)\s*[[{]/,
-    'do … while': /\bdo\s*\{/, 'a method of a string, an array or an object': /\.(?!(?:cursor|get|glob|popen|read|readfile|stat|close)\()\w+\(|\.length\b/,
+    'do … while': /\bdo\s*\{/, 'a method of a string, an array or an object': /\.(?!(?:cursor|get|glob|open|popen|read|stat|close)\()\w+\(|\.length\b/,
     'slice(), which came later': /\bslice\(/, 'a template string': /`/, 'a trailing comma': /,\s*[\]})]/,
     'a backslash class in a regular expression, which is POSIX here': /\/[^/\n]*\\[dswb][^/\n]*\//,
 };
@@ -26,7 +26,10 @@ function builtins(program, etc) {
     const fs = {
         stat: (path) => (existsSync(etc.path(path)) ? {} : null),
         glob: (pattern) => etc.glob(pattern),
-        readfile: (path) => (existsSync(etc.path(path)) ? readFileSync(etc.path(path), 'utf8') : null),
+        open(path, mode) {
+            same(mode, 'r');
+            return existsSync(etc.path(path)) ? { read: () => readFileSync(etc.path(path), 'utf8'), close: () => true } : null;
+        },
         popen(command, mode) {
             same(mode, 'r');
             etc.commands.push(command);

@@ -7,7 +7,7 @@
 // rpcd does nothing else meanwhile, and a reply of ubus holds 1 MiB: so of very many connections only the first READ
 // are read, and the LISTED busiest of those returned.
 //
-// Only what 22.03's ucode has: require() instead of import, no slice().
+// Only what the ucode of 22.03 has for certain: require() instead of import, no slice(), no readfile().
 
 'use strict';
 
@@ -51,8 +51,11 @@ function kib(text, pattern) {
 }
 
 function memory() {
-	const text = fs.readfile('/proc/meminfo');
+	const file = fs.open('/proc/meminfo', 'r');
+	const text = file ? file.read('all') : null;
 
+	if (file)
+		file.close();
 	return {
 		total_kib: kib(text, /MemTotal:[^0-9]*([0-9]+)/),
 		available_kib: kib(text, /MemAvailable:[^0-9]*([0-9]+)/)
