@@ -399,22 +399,65 @@ new_daemons() {
 	[ "$first" != "$second" ] && [ "$second" != "$third" ] && [ "$third" != "$fourth" ]
 }
 
+# control_socket: one as a daemon has it that is ending, which no daemon of these tests is. perl-base, which every Debian has.
+control_socket() {
+	perl -MIO::Socket::UNIX -e 'IO::Socket::UNIX->new(Local => $ARGV[0], Listen => 1) or die' \
+		"$root/var/run/pepsal/daemon/control"
+}
+
 # The control socket of a daemon that is ending stays where the next one looks for it, and nothing else does.
 ending_daemon_is_found() {
 	fresh "$here/cases/one-lan-one-wan.pepsal"
 	service start
-	# perl-base, which every Debian has.
-	perl -MIO::Socket::UNIX -e 'IO::Socket::UNIX->new(Local => $ARGV[0], Listen => 1) or die' \
-		"$root/var/run/pepsal/daemon/control" || return
+	control_socket || return
 	service stop
 	ls -R "$root/var/run/pepsal"
-	[ -S "$root/var/run/pepsal/control" ] && [ "$(find "$root/var/run/pepsal" -type f)" = '' ]
+	[ -S "$root/var/run/pepsal/control" ] && [ "$(find "$root/var/run/pepsal" -type f -size +0)" = '' ]
 	found=$?
 	service start
 	[ "$found" = 0 ] && [ -S "$root/var/run/pepsal/daemon/control" ] || return
 	rm -f "$root/var/run/pepsal/daemon/control"
 	service stop
 	nothing_runs
+}
+
+# procd keeps the triggers until the daemon has ended.
+stop_holds() {
+	fresh "$here/cases/one-lan-one-wan.pepsal"
+	service start
+	control_socket && service stop && in_root env PARAM_type=interface.update /etc/init.d/pepsal reload
+	stopped=$([ -e "$root/state/procd" ] || echo yes)
+	service reload
+	started=$(grep -c '^instance' "$root/state/procd")
+	# A mended configuration is another matter.
+	sed -i "s/enabled '1'/enabled 'maybe'/" "$root/etc/config/pepsal"
+	service reload
+	sed -i "s/enabled 'maybe'/enabled '1'/" "$root/etc/config/pepsal"
+	in_root env PARAM_type=config.change /etc/init.d/pepsal reload
+	mended=$(grep -c '^instance' "$root/state/procd")
+	rm "$root/var/run/pepsal/daemon/control"
+	echo "$stopped $started $mended"
+	[ "$stopped $started $mended" = 'yes 1 1' ]
+}
+
+nobody_waits_at_the_end() {
+	fresh "$here/cases/one-lan-one-wan.pepsal"
+	service start
+	control_socket && service shutdown
+	rm "$root/var/run/pepsal/daemon/control"
+	[ ! -e "$root/state/procd" ] && [ "$(cat "$root/state/signals")" = INT ]
+}
+
+# Sections of the firewall and of pepsal may have the same names.
+names_of_sections() {
+	fresh "$here/cases/one-lan-one-wan.pepsal"
+	printf "config link 'here'\n\toption enabled '0'\n" >>"$root/etc/config/pepsal"
+	sed -i "s/list lan 'lan'/list lan 'dmz'/" "$root/etc/config/pepsal"
+	printf "config zone 'here'\n\toption name 'dmz'\n\tlist network 'guest'\n" >>"$root/etc/config/firewall"
+	service start
+	cp "$here/cases/firewall" "$root/etc/config/"
+	cat "$root/state/log"
+	grep -q 'br-guest' "$root/state/nft/pepsal"
 }
 
 stop_leaves_nothing() {
@@ -617,6 +660,9 @@ else
 	check 'reload starts another daemon when it has to' new_daemons
 	check 'an ending daemon is found' ending_daemon_is_found
 	check 'stop leaves nothing' stop_leaves_nothing
+	check 'stop holds' stop_holds
+	check 'nobody waits at the end' nobody_waits_at_the_end
+	check 'sections of the same name' names_of_sections
 	check 'switched off' disabled
 	check 'configuration as installed' default_config
 	check 'options that the configuration shows' documented_options

@@ -24,6 +24,15 @@ procd_kill() {
 	ubus call service delete "$(json_dump)"
 }
 
+# Without a name of an instance, or with *, to all of them.
+procd_send_signal() {
+	json_init
+	json_add_string name "$1"
+	[ "${2:-*}" = '*' ] || json_add_string instance "$2"
+	json_add_int signal "$(kill -l "$3")"
+	ubus call service signal "$(json_dump)"
+}
+
 procd_open_instance() {
 	json_add_object "$1"
 }
