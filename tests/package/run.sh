@@ -425,7 +425,7 @@ ending_daemon_is_found() {
 stop_holds() {
 	fresh "$here/cases/one-lan-one-wan.pepsal"
 	service start
-	control_socket && service stop && in_root env PARAM_type=interface.update /etc/init.d/pepsal reload
+	control_socket && service stop && service reload event
 	stopped=$([ -e "$root/state/procd" ] || echo yes)
 	service reload
 	started=$(grep -c '^instance' "$root/state/procd")
@@ -433,7 +433,7 @@ stop_holds() {
 	sed -i "s/enabled '1'/enabled 'maybe'/" "$root/etc/config/pepsal"
 	service reload
 	sed -i "s/enabled 'maybe'/enabled '1'/" "$root/etc/config/pepsal"
-	in_root env PARAM_type=config.change /etc/init.d/pepsal reload
+	service reload event
 	mended=$(grep -c '^instance' "$root/state/procd")
 	rm "$root/var/run/pepsal/daemon/control"
 	echo "$stopped $started $mended"

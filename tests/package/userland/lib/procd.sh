@@ -106,29 +106,32 @@ procd_add_jail() {
 	json_close_object
 }
 
-# _add_reload_trigger EVENT KEY VALUE: what procd runs a second after an event that says KEY is VALUE
-_add_reload_trigger() {
+# _add_trigger EVENT KEY VALUE COMMAND...: what procd runs a second after an event that says KEY is VALUE
+_add_trigger() {
 	json_add_array ''
 	_add_strings "$1"
 	json_add_array ''
 	_add_strings if
 	_add_array '' eq "$2" "$3"
-	_add_array '' run_script "/etc/init.d/$(basename "$initscript")" reload
+	shift 3
+	_add_array '' run_script "$@"
 	json_close_array
 	json_add_int '' 1000
 	json_close_array
 }
 
-procd_add_reload_trigger() {
-	local package
+procd_add_config_trigger() {
+	local event="$1" package="$2"
 
-	for package in "$@"; do
-		_add_reload_trigger config.change package "$package"
-	done
+	shift 2
+	_add_trigger "$event" package "$package" "$@"
 }
 
-procd_add_reload_interface_trigger() {
-	_add_reload_trigger 'interface.*' interface "$1"
+procd_add_interface_trigger() {
+	local event="$1" interface="$2"
+
+	shift 2
+	_add_trigger "$event" interface "$interface" "$@"
 }
 
 uci_load_validate() {
