@@ -440,6 +440,17 @@ stop_holds() {
 	[ "$stopped $started $mended" = 'yes 1 1' ]
 }
 
+# opkg has stopped the service; connections may go on. An upgrade leaves them where the next daemon finds them.
+removal_leaves_nothing() {
+	fresh "$here/cases/one-lan-one-wan.pepsal"
+	service start
+	control_socket && service stop || return
+	cp "$work/ipk/control/postrm" "$root/tmp/"
+	in_root env PKG_UPGRADE=1 /tmp/postrm && [ -S "$root/var/run/pepsal/control" ] &&
+		[ "$(wc -l <"$root/state/fw4")" = 1 ] &&
+		in_root env PKG_UPGRADE=0 /tmp/postrm && [ ! -e "$root/var/run/pepsal" ] && [ "$(wc -l <"$root/state/fw4")" = 2 ]
+}
+
 nobody_waits_at_the_end() {
 	fresh "$here/cases/one-lan-one-wan.pepsal"
 	service start
@@ -662,6 +673,7 @@ else
 	check 'stop leaves nothing' stop_leaves_nothing
 	check 'stop holds' stop_holds
 	check 'nobody waits at the end' nobody_waits_at_the_end
+	check 'removal leaves nothing' removal_leaves_nothing
 	check 'sections of the same name' names_of_sections
 	check 'switched off' disabled
 	check 'configuration as installed' default_config

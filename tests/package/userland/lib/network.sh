@@ -4,7 +4,7 @@
 _network_field() {
 	local value
 
-	# The real one would make a variable of the name, and then end the script or answer nonsense.
+	# The real one puts the name between quotes into an expression of jsonfilter's; what a name cannot be must not get there.
 	case "$2" in
 	*[!A-Za-z0-9_]*)
 		echo "network.sh: bad variable name $2" >>/state/log
