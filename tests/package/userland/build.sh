@@ -1,13 +1,14 @@
 #!/bin/sh
 # Makes OpenWrt's own uci and jshn, from the sources that the crate libuci-sys carries, and prints the folder with them and
-# jshn.sh. Once made they stay.
+# jshn.sh. Once made they stay, until the lock file names another version.
 set -eu
 cd "$(dirname "$0")/../../.."
 # shellcheck source=tests/setup.sh
 . tests/setup.sh
 
+lock=tests/package/userland/Cargo.lock
 made="${CARGO_TARGET_DIR:-$PWD/target}/userland"
-if [ -e "$made/complete" ]; then
+if cmp -s $lock "$made/complete"; then
     printf '%s\n' "$made"
     exit
 fi
@@ -37,5 +38,5 @@ compile uci "$uci"/cli.c "$uci"/libuci.c "$uci"/file.c "$uci"/util.c "$uci"/delt
 compile jshn "$ubox"/jshn.c "$ubox"/blobmsg_json.c "$ubox"/blob.c "$ubox"/blobmsg.c "$ubox"/utils.c "$ubox"/avl.c \
     "$ubox"/avl-cmp.c
 cp "$ubox/sh/jshn.sh" "$made/"
-: >"$made/complete"
+cp $lock "$made/complete"
 printf '%s\n' "$made"
