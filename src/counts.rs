@@ -103,6 +103,28 @@ impl Counts {
     }
 }
 
+/// Whether something has happened in the last ten minutes: who has mended its cause is not warned for ever.
+#[derive(Default)]
+pub struct Lately(AtomicU32);
+
+impl Lately {
+    const SECONDS: u32 = 600;
+
+    /// It happens now, in seconds since the start. True if it had not for long: then it is worth a line in the log.
+    pub fn note(&self, now: u32) -> bool {
+        !Lately::since(self.0.swap(now + 1, Ordering::Relaxed), now)
+    }
+
+    pub fn is(&self, now: u32) -> bool {
+        Lately::since(self.0.load(Ordering::Relaxed), now)
+    }
+
+    /// `last`: one more than the second in which it happened; 0: it never did.
+    fn since(last: u32, now: u32) -> bool {
+        last != 0 && now < last + Lately::SECONDS
+    }
+}
+
 /// Bytes moved, up and down, of one writer. A sequence lock: an odd sequence number means that the four halves
 /// are being written, a changed one that they have been.
 #[derive(Default)]
@@ -157,6 +179,16 @@ mod tests {
         counts.passed(Passed::because(Errno::ECONNREFUSED)).add(2);
         assert_eq!(counts.passed(Passed::Refused).get(), 2);
         assert_eq!(counts.passed(Passed::FailOpen).get(), 0);
+    }
+
+    #[test]
+    fn what_happened_is_told_for_ten_minutes() {
+        let lately = Lately::default();
+        assert!(!lately.is(0) && !lately.is(10_000));
+        assert!(lately.note(0), "the first");
+        assert!(lately.is(0) && lately.is(599) && !lately.is(601));
+        assert!(lately.note(700) && !lately.note(1200) && !lately.note(1799), "one line while it goes on");
+        assert!(lately.is(1800) && !lately.is(2401));
     }
 
     /// Adding 2^32 - 1 carries into the upper half almost every time: a torn reading would be far off.

@@ -22,7 +22,7 @@ use nix::unistd::Pid;
 use crate::bell::Bell;
 use crate::cli::{self, Run};
 use crate::control::Control;
-use crate::counts::Counts;
+use crate::counts::{Counts, Lately};
 use crate::diversion::Diversion;
 use crate::error::Error;
 use crate::exclusions::Exclusions;
@@ -48,8 +48,9 @@ use crate::{log, privileges, seccomp, steal, sys};
 /// buffer on its stack, but for the 8 KiB in which nfq builds a message.
 const STACK: usize = 64 * 1024;
 
-/// SYNs that may wait for a worker beside those that are held, before netfilter passes them.
-const BURST: u32 = 1024;
+/// SYNs that may wait for a worker beside those that are held: more than the queue's socket has room for (about 1200). What
+/// that has no room for is counted (`Queued::missed`); what the queue itself refuses would not be.
+const BURST: u32 = 4096;
 
 /// How often the end of the last connection is looked for while draining.
 const DRAIN_POLL: Duration = Duration::from_millis(50);
@@ -256,7 +257,8 @@ fn prepare(
         connect_timeout: Duration::from_secs(options.connect_timeout),
         full: AtomicBool::new(false),
         ending: AtomicBool::new(false),
-        undelivered: AtomicBool::new(false),
+        undelivered: Lately::default(),
+        missed: Lately::default(),
         memory,
         counts: Counts::default(),
         exclusions: Exclusions::open().ok(),

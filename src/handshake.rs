@@ -8,7 +8,6 @@ use std::mem;
 use std::net::SocketAddr;
 use std::os::fd::{AsFd, OwnedFd};
 use std::sync::MutexGuard;
-use std::sync::atomic::Ordering;
 use std::time::{Duration, Instant};
 
 use nix::errno::Errno;
@@ -54,7 +53,7 @@ pub fn inject(
                 pep.release(id, slot);
             }
             pep.pass(packet_id, Passed::Undelivered);
-            if !pep.undelivered.swap(true, Ordering::Relaxed) {
+            if pep.undelivered.note(pep.uptime_s()) {
                 log::warn(format_args!("cannot write to pepsal's device: {error}: connections pass direct"));
             }
         }

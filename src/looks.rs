@@ -48,6 +48,8 @@ pub struct Seen {
     pub state: State,
     pub bytes: [u64; 2],
     pub legs: [Option<TcpInfo>; 2],
+    /// The relay holds bytes that the leg to this side has not taken.
+    held_up: [bool; 2],
     pub trend: Trend,
 }
 
@@ -101,8 +103,7 @@ impl Looks {
                 (seen.bytes[way].saturating_sub(look.bytes[way])).saturating_mul(8000)
                     / u64::from(elapsed.max(1))
             };
-            let limit =
-                |leg: usize| seen.legs[leg].and_then(|info| info.limit(look.chronicles[leg], elapsed));
+            let limit = |leg: usize| seen.legs[leg]?.limit(look.chronicles[leg], elapsed, seen.held_up[leg]);
             let trend = Trend { over_ms: elapsed, rates: [0, 1].map(rate), limits: [0, 1].map(limit) };
             let chronicle = |leg: Option<TcpInfo>| leg.and_then(|info| info.chronicle).unwrap_or_default();
             let chronicles = seen.legs.map(chronicle);
@@ -123,9 +124,11 @@ fn see(id: SlotId, slot: &Slot) -> Option<Seen> {
             _ => None,
         }
     };
-    let bytes = match &slot.stage {
-        Stage::Relaying(connection) => connection.bytes(),
-        _ => [0; 2],
+    let (bytes, held_up) = match &slot.stage {
+        Stage::Relaying(connection) => {
+            (connection.bytes(), Side::BOTH.map(|side| connection.is_held_up(side)))
+        }
+        _ => Default::default(),
     };
     Some(Seen {
         id,
@@ -133,6 +136,7 @@ fn see(id: SlotId, slot: &Slot) -> Option<Seen> {
         age_s: age.as_secs() as u32,
         state: State::of(&slot.stage),
         bytes,
+        held_up,
         legs: Side::BOTH.map(|side| socket(side).and_then(tcp_info::of)),
         // Until it is compared.
         trend: Trend { over_ms: age.as_millis() as u32, ..Trend::default() },

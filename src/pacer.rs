@@ -302,7 +302,8 @@ impl<'a> Division<'a> {
             if unsent >= burst / 4
                 && let Some(info) = tcp_info::of(socket)
             {
-                let limit = elapsed.and_then(|time| info.limit(account.chronicle, time.as_millis() as u32));
+                let limit =
+                    elapsed.and_then(|time| info.limit(account.chronicle, time.as_millis() as u32, false));
                 let by_path = limit == Some(Limit::Congestion);
                 self.by_path |= by_path;
                 account.held_by_path = by_path && !info.is_queued();

@@ -12,7 +12,7 @@ use nix::errno::Errno;
 use nix::sys::epoll::{Epoll, EpollCreateFlags, EpollEvent, EpollFlags, EpollTimeout};
 
 use crate::bell::Bell;
-use crate::counts::{Counts, Passed, Tally};
+use crate::counts::{Counts, Lately, Passed, Tally};
 use crate::exclusions::Exclusions;
 use crate::gain::Gain;
 use crate::legs::LegOptions;
@@ -51,7 +51,9 @@ pub struct Pep {
     /// No more SYNs are stolen.
     pub ending: AtomicBool,
     /// An injected SYN did not reach the listener.
-    pub undelivered: AtomicBool,
+    pub undelivered: Lately,
+    /// Netfilter did not wait for the daemon.
+    pub missed: Lately,
     pub memory: Memory,
     pub counts: Counts,
     /// `None`: the kernel has no netfilter to ask.
@@ -212,6 +214,16 @@ impl Pep {
         }
         self.slots.release(id, slot);
         seat.connections.fetch_sub(1, Ordering::Relaxed);
+    }
+
+    pub fn uptime_s(&self) -> u32 {
+        self.started.elapsed().as_secs() as u32
+    }
+
+    /// At least an eighth of the slots is free.
+    pub fn has_room(&self) -> bool {
+        let capacity = self.slots.capacity();
+        self.slots.used() <= capacity - capacity.div_ceil(8)
     }
 
     /// Lets a queued packet go on to where it was going.

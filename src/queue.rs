@@ -30,7 +30,7 @@ const COPY_RANGE: u16 = 256;
 const MESSAGE_LEN: usize = COPY_RANGE as usize + 256;
 
 /// Receive buffer of the queue's socket in bytes: bursts of SYNs wait there.
-const RECEIVE_BUFFER: usize = 1 << 20;
+const RECEIVE_BUFFER: usize = 1 << 19;
 
 /// Packets that are to be dropped wait for so many others, so that one message is for all; see [`SynQueue::flush`].
 const DROP_BATCH: usize = 16;
@@ -48,7 +48,7 @@ pub struct SynQueue {
 }
 
 /// Binds queue `number`. The kernel keeps at most `max_len` packets without a verdict; it passes what comes
-/// beyond (fail-open). Call it before any thread starts.
+/// beyond (fail-open) without giving it a number. Call it before any thread starts.
 pub fn bind(number: u16, max_len: u32) -> Result<SynQueue, Error> {
     let failed = |remedy| {
         move |error: io::Error| {

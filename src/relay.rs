@@ -125,6 +125,11 @@ impl Connection {
         self.flows.iter().filter_map(|flow| flow.pipe.as_ref()).map(Pipe::held).sum()
     }
 
+    /// Bytes wait in a pipe because the leg to `side` has no room.
+    pub fn is_held_up(&self, side: Side) -> bool {
+        self.flows[1 - side as usize].pipe.is_some()
+    }
+
     /// Exactly one direction has ended.
     pub fn is_half_closed(&self) -> bool {
         self.flows[0].ended != self.flows[1].ended

@@ -50,29 +50,56 @@ impl Format {
                  passed           "
             }
             Format::Prometheus => {
-                "# TYPE pepsal_info gauge\n\
+                "# HELP pepsal_info What runs.\n\
+                 # TYPE pepsal_info gauge\n\
                  pepsal_info{version='@version',handshake='@handshake',satellite='@satellite'} 1\n\
-                 # TYPE pepsal_uptime_seconds gauge\npepsal_uptime_seconds $uptime\n\
-                 # TYPE pepsal_slots gauge\npepsal_slots $max\n\
-                 # TYPE pepsal_slots_used gauge\npepsal_slots_used $used\n\
-                 # TYPE pepsal_slots_used_peak gauge\npepsal_slots_used_peak $peak\n\
-                 # TYPE pepsal_memory_bytes gauge\npepsal_memory_bytes $budget\n\
-                 # TYPE pepsal_memory_used_bytes gauge\npepsal_memory_used_bytes $held\n\
+                 # HELP pepsal_uptime_seconds Since the start.\n\
+                 # TYPE pepsal_uptime_seconds gauge\n\
+                 pepsal_uptime_seconds $uptime\n\
+                 # HELP pepsal_slots Most connections at a time.\n\
+                 # TYPE pepsal_slots gauge\n\
+                 pepsal_slots $max\n\
+                 # HELP pepsal_slots_used Connections.\n\
+                 # TYPE pepsal_slots_used gauge\n\
+                 pepsal_slots_used $used\n\
+                 # HELP pepsal_slots_used_peak Most of them at a time since the start.\n\
+                 # TYPE pepsal_slots_used_peak gauge\n\
+                 pepsal_slots_used_peak $peak\n\
+                 # HELP pepsal_memory_bytes What all connections may buffer.\n\
+                 # TYPE pepsal_memory_bytes gauge\n\
+                 pepsal_memory_bytes $budget\n\
+                 # HELP pepsal_memory_used_bytes What they do.\n\
+                 # TYPE pepsal_memory_used_bytes gauge\n\
+                 pepsal_memory_used_bytes $held\n\
+                 # HELP pepsal_connections Connections by state.\n\
                  # TYPE pepsal_connections gauge\n\
                  pepsal_connections{state='connecting'} $connecting\n\
                  pepsal_connections{state='relaying'} $relaying\n\
                  pepsal_connections{state='half_closed'} $half_closed\n\
+                 # HELP pepsal_bytes_total Payload relayed; up: from client to server.\n\
                  # TYPE pepsal_bytes_total counter\n\
                  pepsal_bytes_total{direction='up'} $up\n\
                  pepsal_bytes_total{direction='down'} $down\n\
+                 # HELP pepsal_handshake_seconds Median of the last 15 handshakes.\n\
                  # TYPE pepsal_handshake_seconds gauge\n\
                  pepsal_handshake_seconds{leg='satellite'} ^satellite_rtt\n\
                  pepsal_handshake_seconds{leg='lan'} ^lan_rtt\n\
-                 # TYPE pepsal_connects_failed_total counter\npepsal_connects_failed_total $failed\n\
-                 # TYPE pepsal_returned_total counter\npepsal_returned_total $returned\n\
-                 # TYPE pepsal_syns_seen_total counter\npepsal_syns_seen_total $seen\n\
-                 # TYPE pepsal_syns_stolen_total counter\npepsal_syns_stolen_total $stolen\n\
-                 # TYPE pepsal_syns_repeated_total counter\npepsal_syns_repeated_total $repeated\n\
+                 # HELP pepsal_connects_failed_total Servers that did not accept.\n\
+                 # TYPE pepsal_connects_failed_total counter\n\
+                 pepsal_connects_failed_total $failed\n\
+                 # HELP pepsal_returned_total Connections without a SYN of their own.\n\
+                 # TYPE pepsal_returned_total counter\n\
+                 pepsal_returned_total $returned\n\
+                 # HELP pepsal_syns_seen_total SYNs that have come.\n\
+                 # TYPE pepsal_syns_seen_total counter\n\
+                 pepsal_syns_seen_total $seen\n\
+                 # HELP pepsal_syns_stolen_total SYNs whose connection is split.\n\
+                 # TYPE pepsal_syns_stolen_total counter\n\
+                 pepsal_syns_stolen_total $stolen\n\
+                 # HELP pepsal_syns_repeated_total SYNs that came again.\n\
+                 # TYPE pepsal_syns_repeated_total counter\n\
+                 pepsal_syns_repeated_total $repeated\n\
+                 # HELP pepsal_syns_passed_total SYNs that went on untouched.\n\
                  # TYPE pepsal_syns_passed_total counter\n"
             }
         }
@@ -99,7 +126,8 @@ pub fn status(page: &mut Page, pep: &Pep, samples: &Samples, format: Format) {
     }
     let [connecting, relaying, half_closed] = states;
     let (counts, gain, satellite) = (&pep.counts, &pep.gain, &pep.legs.satellite);
-    let uptime = pep.started.elapsed().as_secs();
+    let uptime_s = pep.uptime_s();
+    let uptime = u64::from(uptime_s);
     // People are not told of null.
     let or_absent = |number: Option<u64>| match number {
         Some(number) => Number(number),
@@ -153,7 +181,7 @@ pub fn status(page: &mut Page, pep: &Pep, samples: &Samples, format: Format) {
     ];
     if format == Format::Text {
         page.fill(
-            "pepsal @version, pid $pid, @state for $days d $hours h $minutes min\n\
+            "pepsal @version, pid $pid, running for $days d $hours h $minutes min\n\
              satellite leg    @satellite, @congestion",
             &figures,
         );
@@ -182,7 +210,7 @@ pub fn status(page: &mut Page, pep: &Pep, samples: &Samples, format: Format) {
     match format {
         Format::Json => {
             page.fill(JSON_AFTER_PASSED, &figures);
-            warnings(page, pep, uptime, ["{'code':'@code','text':'", ",{'code':'@code','text':'"], "'}");
+            warnings(page, pep, uptime_s, ["{'code':'@code','text':'", ",{'code':'@code','text':'"], "'}");
             page.fill("],'samples':{'interval_s':1", &[]);
             series(page, samples, "up_bps", |sample| sample.rates[0]);
             series(page, samples, "down_bps", |sample| sample.rates[1]);
@@ -191,7 +219,7 @@ pub fn status(page: &mut Page, pep: &Pep, samples: &Samples, format: Format) {
         }
         Format::Text => {
             page.text(if first { "none\n" } else { "\n" });
-            warnings(page, pep, uptime, ["warning          "; 2], "\n");
+            warnings(page, pep, uptime_s, ["warning          "; 2], "\n");
         }
         Format::Prometheus => {}
     }
@@ -214,7 +242,7 @@ fn series(page: &mut Page, samples: &Samples, name: &str, value: fn(&Sample) -> 
 }
 
 /// Each warning between `begin`, of which there is one for the first and one for the others, and `end`.
-fn warnings(page: &mut Page, pep: &Pep, uptime_s: u64, begin: [&str; 2], end: &str) {
+fn warnings(page: &mut Page, pep: &Pep, uptime_s: u32, begin: [&str; 2], end: &str) {
     let gain = &pep.gain;
     let fail_open = pep.counts.passed(Passed::FailOpen).get();
     let doubtful = gain.doubtful();
@@ -230,16 +258,21 @@ fn warnings(page: &mut Page, pep: &Pep, uptime_s: u64, begin: [&str; 2], end: &s
             "the satellite leg takes only $rtt ms: splitting gains little on such a line (see --auto-pass)",
         ),
         (
-            pep.full.load(Ordering::Relaxed),
+            // Nobody may have come since some have ended.
+            pep.full.load(Ordering::Relaxed) && !pep.has_room(),
             "slots_full",
             "all slots are in use: new connections pass direct (-c sets the number)",
         ),
         (
-            pep.undelivered.load(Ordering::Relaxed),
+            pep.undelivered.is(uptime_s),
             "undelivered",
             "an injected SYN did not reach the listener: does the input chain accept the TUN device?",
         ),
-        (fail_open > 0, "fail_open", "the daemon was too slow for $missed SYNs: netfilter let them pass"),
+        (
+            pep.missed.is(uptime_s),
+            "fail_open",
+            "the daemon was too slow for $missed SYNs: netfilter let them pass",
+        ),
         (
             pep.counts.seen.get() == 0 && uptime_s >= 60,
             "no_syns",

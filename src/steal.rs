@@ -36,6 +36,7 @@ pub fn queued(pep: &Pep, taker: usize, limit: usize) -> bool {
         pep.counts.seen.add(1);
         if packet.missed != 0 {
             pep.counts.passed(Passed::FailOpen).add(packet.missed);
+            pep.missed.note(pep.uptime_s());
         }
         match syn::parse(&packet.bytes) {
             _ if pep.ending.load(Ordering::Relaxed) => pep.pass(packet.id, Passed::Ending),
@@ -164,15 +165,13 @@ fn warn_full(pep: &Pep) {
 
 /// Speaks only when an eighth of the slots is free again, so that a full table does not fill the log.
 fn note_room(pep: &Pep) {
-    let capacity = pep.slots.capacity();
-    let room = pep.slots.used() <= capacity - capacity.div_ceil(8);
-    if room && pep.full.load(Ordering::Relaxed) && pep.full.swap(false, Ordering::Relaxed) {
+    if pep.full.load(Ordering::Relaxed) && pep.has_room() && pep.full.swap(false, Ordering::Relaxed) {
         log::notice(format_args!("slots are free again: new connections are stolen"));
     }
 }
 
 fn warn_undelivered(pep: &Pep) {
-    if !pep.undelivered.swap(true, Ordering::Relaxed) {
+    if pep.undelivered.note(pep.uptime_s()) {
         log::warn(format_args!(
             "an injected SYN did not reach the listener: its connection passes direct; does the firewall's \
              input chain accept what comes from pepsal's device, and are pepsal's rules loaded?"

@@ -11,6 +11,9 @@ use crate::sys;
 /// Up to and with tcpi_sndbuf_limited (Linux 4.10).
 pub const LEN: usize = 192;
 
+/// tcpi_state (linux/tcp_states.h).
+const SYN_SENT: u8 = 2;
+
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct TcpInfo {
     pub rtt_us: u32,
@@ -26,7 +29,7 @@ pub struct TcpInfo {
     min_rtt_us: Option<u32>,
     /// Bytes per second (Linux 4.9).
     pub delivery_rate: Option<u64>,
-    /// Linux 4.10.
+    /// Linux 4.10; `None` too before the leg is up.
     pub chronicle: Option<Chronicle>,
 }
 
@@ -79,7 +82,7 @@ fn parse(info: &[u8]) -> Option<TcpInfo> {
         unsent: word(144),
         min_rtt_us: word(148),
         delivery_rate: double(160),
-        chronicle: chronicle(),
+        chronicle: if info[0] == SYN_SENT { None } else { chronicle() },
     })
 }
 
@@ -89,8 +92,9 @@ impl TcpInfo {
         self.min_rtt_us.is_none_or(|min_rtt| self.rtt_us - self.rtt_us / 5 > min_rtt)
     }
 
-    /// What most of the last `elapsed_ms` went by with, `before` being the chronicle at their beginning.
-    pub fn limit(&self, before: Chronicle, elapsed_ms: u32) -> Option<Limit> {
+    /// What most of the last `elapsed_ms` went by with, `before` being the chronicle at their beginning. `more`: the relay
+    /// holds bytes for this leg that its send buffer had no room for.
+    pub fn limit(&self, before: Chronicle, elapsed_ms: u32, more: bool) -> Option<Limit> {
         let now = self.chronicle?;
         let busy = now.busy.wrapping_sub(before.busy);
         let receive_window = now.receive_window.wrapping_sub(before.receive_window);
@@ -103,8 +107,14 @@ impl TcpInfo {
             _ if most == receive_window => Limit::ReceiveWindow,
             _ if most == send_buffer => Limit::SendBuffer,
             // The kernel takes a steady trickle over a long round trip for busy too; but it fills no window and
-            // leaves nothing unsent.
-            _ if self.unsent == Some(0) && self.unacknowledged < self.cwnd => Limit::Sender,
+            // leaves nothing unsent. Nor does one whose send buffer is too small for the round trip.
+            _ if self.unsent == Some(0) && self.unacknowledged < self.cwnd => {
+                if more {
+                    Limit::SendBuffer
+                } else {
+                    Limit::Sender
+                }
+            }
             _ => Limit::Congestion,
         })
     }
@@ -146,10 +156,13 @@ mod tests {
         assert_eq!(all.chronicle, Some(Chronicle { busy: 5000, receive_window: 1000, send_buffer: 2500 }));
         let linux_4_9 = parse(&info[..168]).unwrap();
         assert_eq!((linux_4_9.delivery_rate, linux_4_9.chronicle), (Some(1 << 33), None));
-        assert_eq!(linux_4_9.limit(Chronicle::default(), 1000), None);
+        assert_eq!(linux_4_9.limit(Chronicle::default(), 1000, false), None);
         let linux_3_10 = parse(&info[..104]).unwrap();
         assert_eq!((linux_3_10.retransmits, linux_3_10.unsent, linux_3_10.delivery_rate), (7, None, None));
         assert_eq!(parse(&info[..100]), None);
+        let mut connecting = info;
+        connecting[0] = SYN_SENT;
+        assert_eq!(parse(&connecting).unwrap().limit(Chronicle::default(), 1000, false), None);
     }
 
     #[test]
@@ -167,13 +180,14 @@ mod tests {
     fn the_largest_share_of_the_time_is_the_limit() {
         let mut info = parse(&sample()).unwrap();
         let before = |busy, receive_window, send_buffer| Chronicle { busy, receive_window, send_buffer };
-        assert_eq!(info.limit(before(4000, 900, 2500), 1000), Some(Limit::Congestion));
-        assert_eq!(info.limit(before(4000, 900, 1700), 1000), Some(Limit::SendBuffer));
-        assert_eq!(info.limit(before(4000, 400, 2500), 1000), Some(Limit::ReceiveWindow));
-        assert_eq!(info.limit(before(4800, 1000, 2500), 1000), Some(Limit::Sender));
+        assert_eq!(info.limit(before(4000, 900, 2500), 1000, false), Some(Limit::Congestion));
+        assert_eq!(info.limit(before(4000, 900, 1700), 1000, false), Some(Limit::SendBuffer));
+        assert_eq!(info.limit(before(4000, 400, 2500), 1000, false), Some(Limit::ReceiveWindow));
+        assert_eq!(info.limit(before(4800, 1000, 2500), 1000, false), Some(Limit::Sender));
         info.unsent = Some(0);
-        assert_eq!(info.limit(before(4000, 1000, 2500), 1000), Some(Limit::Sender), "a trickle");
+        assert_eq!(info.limit(before(4000, 1000, 2500), 1000, false), Some(Limit::Sender), "a trickle");
+        assert_eq!(info.limit(before(4000, 1000, 2500), 1000, true), Some(Limit::SendBuffer));
         info.unacknowledged = 30;
-        assert_eq!(info.limit(before(4000, 1000, 2500), 1000), Some(Limit::Congestion));
+        assert_eq!(info.limit(before(4000, 1000, 2500), 1000, false), Some(Limit::Congestion));
     }
 }

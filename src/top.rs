@@ -4,8 +4,8 @@
 //! It asks the daemon once a second, as `pepsal connections` does, and keeps nothing but the latest answer.
 #![forbid(unsafe_code)]
 
-use std::io;
 use std::os::fd::AsFd;
+use std::{env, io};
 
 use nix::errno::Errno;
 use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
@@ -37,7 +37,10 @@ pub enum Order {
 }
 
 pub fn run(options: &Top) -> Result<(), Error> {
-    let screen = Screen::take().map_err(|errno| {
+    // What the terminal would do with escape sequences is known of all but the one that says it knows none.
+    let known = env::var_os("TERM").is_none_or(|name| name != "dumb");
+    let screen = if known { Screen::take() } else { Err(Errno::ENOTTY) };
+    let screen = screen.map_err(|errno| {
         Error::system("use", "the terminal", errno, "is this one? 'pepsal connections' needs none")
     })?;
     let mut order = Order::Rate;
@@ -67,6 +70,7 @@ struct Screen {
 
 impl Screen {
     fn take() -> Result<Screen, Errno> {
+        tcgetattr(io::stdout())?;
         let before = tcgetattr(io::stdin())?;
         let mask: SigSet = [Signal::SIGTERM, Signal::SIGHUP].into_iter().collect();
         mask.thread_block()?;
@@ -154,7 +158,13 @@ pub fn screenful(status: &[u8], list: &[u8], order: Order, rows: usize, columns:
     }
     end_line(&mut out);
     out.extend_from_slice(b"\x1b[J");
-    cell(&mut out, "sort by: b both rates, u up, d down, a age; q quits", columns);
+    let keys = match order {
+        Order::Rate => "sort by: [b both rates] u up  d down  a age;  q quits",
+        Order::Up => "sort by:  b both rates [u up] d down  a age;  q quits",
+        Order::Down => "sort by:  b both rates  u up [d down] a age;  q quits",
+        Order::Age => "sort by:  b both rates  u up  d down [a age]; q quits",
+    };
+    cell(&mut out, keys, columns);
     out
 }
 
@@ -189,7 +199,11 @@ fn row(out: &mut Vec<u8>, line: &str, width: usize) {
     let mut word = || words.next().unwrap_or("");
     let (client, server, state, to_client, to_server) = (word(), word(), word(), word(), word());
     for endpoint in [client, server] {
-        cell(out, endpoint, width);
+        // The end of a long address tells it from others of its network, and has the port.
+        match endpoint.get((endpoint.len() + 1).saturating_sub(width)..) {
+            Some(tail) if endpoint.len() > width => cell(out, &format!("~{tail}"), width),
+            _ => cell(out, endpoint, width),
+        }
         out.push(b' ');
     }
     for (template, number, width) in [("~n|", up, 7), ("~n|", down, 7), ("$n s", age, 6)] {
@@ -257,7 +271,7 @@ mod tests {
             lines[3],
             "192.168.100.200:51234 203.0.113.199:443       5.0 M  14.3 M  187 s peer's window"
         );
-        assert!(lines[6].starts_with("[fd12:3456:789a:1::2~ [2001:db8::1]:443 "), "{}", lines[6]);
+        assert!(lines[6].starts_with("~56:789a:1::20]:50118 [2001:db8::1]:443 "), "{}", lines[6]);
     }
 
     #[test]

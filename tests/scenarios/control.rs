@@ -1,7 +1,7 @@
 //! Shows what the control socket tells, that it is true, and that nobody who asks can harm the relay.
 
 use std::io::{ErrorKind, Read, Write};
-use std::net::{Shutdown, SocketAddr, TcpStream};
+use std::net::Shutdown;
 use std::os::unix::fs::{FileTypeExt, PermissionsExt};
 use std::os::unix::net::UnixStream;
 use std::process::{Command, Stdio};
@@ -13,12 +13,11 @@ use nix::sys::signal::{Signal, kill};
 use nix::sys::termios::{LocalFlags, tcgetattr};
 use nix::unistd::Pid;
 
-use crate::bed::{Bed, Family::*, Handshake, Handshake::*, Plan};
-use crate::connection::{Pair, dial_within};
+use crate::bed::{Bed, Family::*, Handshake, Handshake::*};
+use crate::connection::Pair;
 use crate::daemon::{binary, refusal};
 use crate::host::{eventually, patience, seconds, slowness};
 use crate::json::{Json, faults};
-use crate::segment::send_syn;
 use crate::stream::{End, KIB, MIB, end, receive, receive_all, send};
 
 once!(
@@ -26,16 +25,11 @@ once!(
     schema_of_connections,
     figures_are_exact_deferred,
     figures_are_exact_early,
-    passed_by_reason,
-    excluded_by_the_rules,
-    what_limits,
     a_thousand_connections,
     hostile_askers,
     the_socket,
     formats,
     top_on_a_terminal,
-    passes_a_fast_line,
-    splits_a_slow_line,
     idle_daemon_sleeps,
 );
 
@@ -58,7 +52,7 @@ impl Bed {
         told
     }
 
-    fn ask(&self, args: &[&str]) -> String {
+    pub fn ask(&self, args: &[&str]) -> String {
         let control = self.control();
         let done = Command::new(binary()).args(args).arg("--control").arg(control).output().expect("pepsal");
         let said = String::from_utf8_lossy(&done.stderr);
@@ -78,6 +72,33 @@ fn examples(name: &str) -> Json {
         _ => panic!("no example {name}"),
     };
     Json::read(text).expect("JSON")
+}
+
+/// Each object of the schemas has all that they name and nothing else: who adds a field or loses one has to say so there.
+#[test]
+fn the_schemas_are_strict() {
+    fn check(schema: &Json, at: &str) -> usize {
+        let Json::Object(fields) = schema else { return 0 };
+        let mut objects = 0;
+        // A property may have any name, so it is told from a schema's own words by where it is.
+        for (word, inner) in fields.iter().filter(|(word, _)| *word != "properties" && *word != "$defs") {
+            objects += check(inner, &format!("{at}/{word}"));
+        }
+        for (name, inner) in
+            ["properties", "$defs"].iter().filter_map(|it| fields.get(*it)).flat_map(Json::fields)
+        {
+            objects += check(inner, &format!("{at}/{name}"));
+        }
+        let Some(properties) = fields.get("properties") else { return objects };
+        assert_eq!(fields.get("additionalProperties"), Some(&Json::Bool(false)), "{at}");
+        let mut required: Vec<&str> = fields["required"].items().iter().map(Json::text).collect();
+        required.sort_unstable();
+        assert_eq!(required, properties.fields().keys().collect::<Vec<_>>(), "{at}");
+        objects + 1
+    }
+    for name in ["status", "connections"] {
+        assert!(check(&schema(name), name) > 5, "{name}");
+    }
 }
 
 /// Every field that the schema names is there, whatever the daemon was asked for; so a field that is dropped or
@@ -227,89 +248,6 @@ fn figures_are_exact(handshake: Handshake) {
         let bits: u64 = samples["up_bps"].items().iter().map(Json::number).sum();
         (0.6..1.4).contains(&(bits as f64 / 8.0 / up as f64))
     });
-}
-
-/// Each reason is counted, and their sum with the stolen ones is what was seen.
-fn passed_by_reason() {
-    let mut bed = Bed::started(Deferred, &["-c", "2", "--connect-timeout", "1"]);
-    let listener = bed.listen(V4);
-    let closed = bed.closed_port(V4);
-    for _ in 0..3 {
-        let refused = bed.connect(closed).expect_err("a closed port");
-        assert_eq!(refused.kind(), ErrorKind::ConnectionRefused);
-    }
-    assert_eq!(bed.passed("refused"), 3);
-
-    let unreachable = bed.closed_port(V4);
-    let rule = format!("tcp dport {} reject with icmp host-unreachable", unreachable.port());
-    bed.net.server.add_rules("reject", "input priority 0", &rule);
-    bed.connect(unreachable).expect_err("an unreachable port");
-    assert!(bed.passed("unreachable") >= 1);
-
-    let silent = bed.closed_port(V4);
-    bed.net.server.discard("silent", "input priority 0", &format!("tcp dport {}", silent.port()));
-    dial_within(&bed.net.client, silent, seconds(3), |_| ()).expect_err("nobody answers");
-    assert_eq!(bed.passed("timeout"), 1);
-
-    let pairs = [bed.stolen(&listener), bed.stolen(&listener)];
-    let direct = [bed.direct(&listener), bed.direct(&listener), bed.direct(&listener)];
-    let told = bed.told("status");
-    assert_eq!(told["syns"]["passed"]["full"].number(), 3);
-    assert!(told["warnings"].items().iter().any(|warning| warning["code"].text() == "slots_full"));
-    assert_eq!((told["slots"]["used"].number(), told["slots"]["peak"].number()), (2, 2));
-    drop((pairs, direct));
-    bed.daemon().wait_idle(patience());
-
-    // TCP-AO, RFC 5925.
-    let signature = [29, 16, 1, 1, 1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 11, 12];
-    send_syn(&bed.net.client, SocketAddr::new(V4.client(), 23_000), listener.address, &signature);
-    eventually("the signed SYN is counted", patience(), || bed.passed("signed") == 1);
-    let told = bed.told("status");
-    let syns = &told["syns"];
-    let passed: u64 = syns["passed"].fields().values().map(Json::number).sum();
-    let sum = syns["stolen"].number() + syns["repeated"].number() + passed;
-    assert_eq!(syns["seen"].number(), sum, "{syns:?}");
-    assert_eq!(told["connects_failed"].number(), 3 + bed.passed("unreachable") + 1);
-}
-
-/// The rules' own counter, which the real ones fill where the kernel has nft's queue expression (`firewall::exclusions`).
-fn excluded_by_the_rules() {
-    let bed = Bed::started(Deferred, &[]);
-    assert_eq!(bed.passed("excluded"), 0);
-    bed.net.router.nft("table inet pepsal { counter excluded { packets 4294967297 bytes 60; }; }\n");
-    assert_eq!(bed.passed("excluded"), 4_294_967_297);
-    assert!(bed.ask(&["status"]).contains("\npassed           4294967297 excluded\n"));
-    bed.net.router.nft("delete table inet pepsal\n");
-    assert_eq!(bed.passed("excluded"), 0);
-}
-
-/// The far reader stops: the router's leg to it is limited by its receive window, and before that leg's buffer is
-/// drained nothing else is.
-fn what_limits() {
-    let mut bed = Bed::started(Deferred, &[]);
-    let listener = bed.listen(V4);
-    let Pair { client, server, .. } = bed.stolen(&listener);
-    client.set_nonblocking(true).expect("a stream that does not block");
-    let piece = vec![7; 256 << 10];
-    // Until nothing moves any more.
-    let mut idle_since = Instant::now();
-    while idle_since.elapsed() < Duration::from_millis(300) {
-        match (&client).write(&piece) {
-            Ok(_) => idle_since = Instant::now(),
-            Err(err) if err.kind() == ErrorKind::WouldBlock => thread::sleep(Duration::from_millis(5)),
-            Err(err) => panic!("{err}"),
-        }
-    }
-    eventually("the server's window is the limit", patience(), || {
-        let told = bed.told("connections");
-        let connection = &told["connections"].items()[0];
-        connection["legs"]["server"]["limited_by"].text() == "receive_window"
-            && connection["legs"]["client"]["limited_by"].text() == "sender"
-            && connection["rate"]["up_bps"].number() == 0
-            && connection["legs"]["server"]["unsent_bytes"].number() > 0
-    });
-    drop((client, server));
-    bed.daemon().wait_idle(patience());
 }
 
 /// All are listed, each once, while one connection relays on as if nobody asked.
@@ -474,11 +412,14 @@ fn formats() {
     let metrics = bed.ask(&["status", "--format", "prometheus"]);
     assert!(metrics.contains("pepsal_bytes_total{direction=\"up\"} 100000\n"), "{metrics}");
     assert!(metrics.contains("pepsal_syns_passed_total{reason=\"fail_open\"} 0\n"), "{metrics}");
-    for line in metrics.lines().filter(|line| !line.starts_with("# TYPE pepsal_")) {
+    let about = |line: &&str| line.starts_with("# HELP pepsal_") || line.starts_with("# TYPE pepsal_");
+    for line in metrics.lines().filter(|line| !about(line)) {
         let (name, value) = line.rsplit_once(' ').expect("a name and a value");
         assert!(name.starts_with("pepsal_") && value.parse::<f64>().is_ok(), "{line}");
         let family = name.split('{').next().expect("a name");
-        assert!(metrics.contains(&format!("# TYPE {family} ")), "{family} has no type");
+        for about in ["HELP", "TYPE"] {
+            assert!(metrics.contains(&format!("# {about} {family} ")), "{family} has no {about}");
+        }
     }
 
     // A reader that leaves early is no failure.
@@ -534,74 +475,6 @@ fn top_on_a_terminal() {
     let said = String::from_utf8_lossy(&done.stderr);
     assert!(done.status.code() == Some(1) && said.lines().count() == 1, "{said}");
     pair.close();
-}
-
-/// A line without a satellite: after a few connections new ones pass, and status says so.
-fn passes_a_fast_line() {
-    let threshold = (200 * slowness()).to_string();
-    let mut bed = Bed::started(Deferred, &["--auto-pass", &threshold]);
-    let listener = bed.listen(V4);
-    for seed in 0..8 {
-        let pair = bed.stolen(&listener);
-        pair.exchange(seed, 1000);
-        pair.close();
-    }
-    for seed in 0..5 {
-        let pair = bed.direct(&listener);
-        pair.exchange(seed, 1000);
-        pair.close();
-    }
-    let told = bed.told("status");
-    assert_eq!(told["syns"]["passed"]["fast_link"].number(), 5);
-    assert_eq!(told["auto_pass"]["passing"], Json::Bool(true));
-    assert_eq!(told["warnings"].items()[0]["code"].text(), "auto_passing");
-    // Every 30 seconds one is stolen, to measure again.
-    if slowness() == 1 {
-        thread::sleep(Duration::from_secs(30));
-        bed.stolen(&listener).close();
-        bed.direct(&listener).close();
-    }
-    bed.daemon().wait_idle(patience());
-}
-
-/// With a server leg that takes longer than the threshold nothing passes; without a threshold there is a warning
-/// only, and only if the line is fast.
-fn splits_a_slow_line() {
-    let mut bed = Bed::build(Plan::default());
-    bed.start(Deferred, &["--auto-pass", "1"]);
-    let listener = bed.listen(V4);
-    // Answers only the second SYN of each connection, so after a second.
-    let syn = format!("tcp dport {} tcp flags & (syn | ack) == syn", listener.address.port());
-    bed.net.server.add_rules(
-        "late",
-        "input priority 0",
-        &format!(
-            "{syn} meter late {{ tcp sport limit rate over 1/minute burst 1 packets }} accept\n{syn} drop"
-        ),
-    );
-    thread::scope(|scope| {
-        let (bed, listener) = (&bed, &listener);
-        let clients: Vec<_> = (0..9).map(|_| scope.spawn(|| bed.connect(listener.address))).collect();
-        let servers: Vec<TcpStream> = (0..9).map(|_| listener.accept().0).collect();
-        clients.into_iter().for_each(|client| drop(client.join().expect("a client").expect("connected")));
-        drop(servers);
-    });
-    bed.net.server.remove_rules("late");
-    bed.daemon().wait_idle(patience());
-    let told = bed.told("status");
-    assert!(told["handshake_rtt"]["satellite_ms"].float() >= 900.0, "{told:?}");
-    assert_eq!(told["auto_pass"]["passing"], Json::Bool(false));
-    assert_eq!(told["warnings"].items().len(), 0, "{told:?}");
-    // Not at the same listener: a client that has repeated its SYN meanwhile may have left a stray connection there.
-    bed.stolen(&bed.listen(V4)).close();
-    drop(bed);
-
-    let bed = Bed::started(Deferred, &["--rtt", &(600 * slowness()).to_string()]);
-    let listener = bed.listen(V4);
-    (0..8).for_each(|_| bed.stolen(&listener).close());
-    let told = bed.told("status");
-    assert_eq!(told["warnings"].items()[0]["code"].text(), "satellite_not_slow");
-    bed.stolen(&listener).close();
 }
 
 /// No thread of an idle daemon is woken, neither before the first connection nor after the last.

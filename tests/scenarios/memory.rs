@@ -55,6 +55,7 @@ fn budget(family: Family, handshake: Handshake) {
         // It is as good as one without pepsal, and so is each one that follows.
         direct.exchange(1000, 100_000);
         bed.direct(&listener).exchange(1001, 100_000);
+        assert_eq!(bed.passed("memory"), 2);
         assert_eq!(bed.log().matches("memory budget").count(), 1, "one line, not one for each SYN");
 
         // The senders go on sending for all they can.

@@ -15,9 +15,12 @@ const TCP: u8 = 6;
 const SYN: u8 = 0x02;
 const RST: u8 = 0x04;
 
+/// Of TCP and of IPv4.
+const NO_OPERATION: u8 = 1;
+
 /// Sends a SYN from `host`. `options` are the TCP options, padded to whole words here.
 pub fn send_syn(host: &Host, from: SocketAddr, to: SocketAddr, options: &[u8]) {
-    let segment = segment(from, to, SYN, 0x1234_5678, options);
+    let segment = segment(from, to, SYN, 0x1234_5678, options, &[]);
     let family = if to.is_ipv4() { AddressFamily::Inet } else { AddressFamily::Inet6 };
     // The kernel makes the IP header; with a protocol number for a port, as raw sockets of IPv6 want it.
     let socket = host
@@ -43,21 +46,32 @@ impl Forger {
 
     /// False: there was no room for it on the way out.
     pub fn send_syn(&self, from: SocketAddr, to: SocketAddr) -> bool {
-        self.send(from, to, &segment(from, to, SYN, 0x1234_5678, &[2, 4, 5, 0xb4]))
+        self.send(from, to, &[], &segment(from, to, SYN, 0x1234_5678, &[2, 4, 5, 0xb4], &[]))
+    }
+
+    pub fn send_syn_with_data(&self, from: SocketAddr, to: SocketAddr) {
+        assert!(self.send(from, to, &[], &segment(from, to, SYN, 0x1234_5678, &[], b"data")));
+    }
+
+    /// IPv4 only.
+    pub fn send_syn_with_ip_options(&self, from: SocketAddr, to: SocketAddr) {
+        assert!(self.send(from, to, &[NO_OPERATION; 4], &segment(from, to, SYN, 0x1234_5678, &[], &[])));
     }
 
     pub fn send_reset(&self, from: SocketAddr, to: SocketAddr, sequence: u32) {
-        assert!(self.send(from, to, &segment(from, to, RST, sequence, &[])));
+        assert!(self.send(from, to, &[], &segment(from, to, RST, sequence, &[], &[])));
     }
 
-    fn send(&self, from: SocketAddr, to: SocketAddr, segment: &[u8]) -> bool {
+    fn send(&self, from: SocketAddr, to: SocketAddr, ip_options: &[u8], segment: &[u8]) -> bool {
         let length = u16::try_from(segment.len()).expect("a short segment");
         let mut packet = Vec::with_capacity(40 + segment.len());
         match (from.ip(), to.ip()) {
             (IpAddr::V4(source), IpAddr::V4(destination)) => {
                 // The kernel fills in the total length and the checksum.
-                packet.extend([0x45, 0, 0, 0, 0, 0, 0, 0, 64, TCP, 0, 0]);
+                let words = 5 + ip_options.len() as u8 / 4;
+                packet.extend([0x40 | words, 0, 0, 0, 0, 0, 0, 0, 64, TCP, 0, 0]);
                 packet.extend(source.octets().into_iter().chain(destination.octets()));
+                packet.extend(ip_options);
             }
             (IpAddr::V6(source), IpAddr::V6(destination)) => {
                 packet.extend([0x60, 0, 0, 0]);
@@ -106,8 +120,14 @@ pub fn next_sequence(host: &Host, from: SocketAddr, to: SocketAddr, work: impl F
     next.expect("a segment")
 }
 
-fn segment(from: SocketAddr, to: SocketAddr, flags: u8, sequence: u32, options: &[u8]) -> Vec<u8> {
-    const NO_OPERATION: u8 = 1;
+fn segment(
+    from: SocketAddr,
+    to: SocketAddr,
+    flags: u8,
+    sequence: u32,
+    options: &[u8],
+    payload: &[u8],
+) -> Vec<u8> {
     let padded = options.len().div_ceil(4) * 4;
     let mut segment = Vec::with_capacity(20 + padded);
     segment.extend(from.port().to_be_bytes());
@@ -120,6 +140,7 @@ fn segment(from: SocketAddr, to: SocketAddr, flags: u8, sequence: u32, options: 
     segment.extend([0; 4]);
     segment.extend(options);
     segment.resize(20 + padded, NO_OPERATION);
+    segment.extend(payload);
     let sum = checksum(from.ip(), to.ip(), &segment);
     segment[16..18].copy_from_slice(&sum.to_be_bytes());
     segment
