@@ -99,6 +99,13 @@ pub struct Queued {
     pub bytes: Vec<u8, { COPY_RANGE as usize }>,
 }
 
+impl Queued {
+    /// Whether some were really missed: each of the other workers may have one that it has not told of yet.
+    pub fn is_after_a_gap(&self, workers: usize) -> bool {
+        self.missed as i32 >= workers as i32
+    }
+}
+
 impl SynQueue {
     /// `socket`: what has bound the queue, in this process or another.
     pub fn new(socket: OwnedFd, number: u16) -> SynQueue {
@@ -347,6 +354,15 @@ mod tests {
         let ids = [u32::MAX - 1, 1, u32::MAX, 0, 5, 4];
         let missed = ids.map(|id| missed_before(id, &last)).into_iter().fold(0, u32::wrapping_add);
         assert_eq!(missed, 2, "2 and 3");
+    }
+
+    #[test]
+    fn what_comes_out_of_order_is_no_gap() {
+        let gap =
+            |missed, workers| Queued { id: 9, missed, mark: 0, bytes: Vec::new() }.is_after_a_gap(workers);
+        assert!(gap(1, 1) && gap(2, 2) && gap(2000, 4));
+        assert!(!gap(1, 2) && !gap(3, 4), "on their way through other workers");
+        assert!(!gap(1_u32.wrapping_neg(), 1), "a correction");
     }
 
     #[test]

@@ -36,7 +36,9 @@ pub fn queued(pep: &Pep, taker: usize, limit: usize) -> bool {
         pep.counts.seen.add(1);
         if packet.missed != 0 {
             pep.counts.passed(Passed::FailOpen).add(packet.missed);
-            pep.missed.note(pep.uptime_s());
+            if packet.is_after_a_gap(pep.workers.len()) {
+                pep.missed.note(pep.uptime_s());
+            }
         }
         match syn::parse(&packet.bytes) {
             _ if pep.ending.load(Ordering::Relaxed) => pep.pass(packet.id, Passed::Ending),
