@@ -3,12 +3,17 @@
 //! Made at start by the main thread; any thread may inject. The rules (see `rules`) redirect what comes from
 //! the device to the listener. Only the daemon can write to it, and nothing is routed into it, so nothing is
 //! read from it. The device goes away with the process.
+//!
+//! One SYN at a time: the kernel takes it as far as the listener within the write. Two from one client port on two
+//! processors might be given the same new source port, and conntrack would then drop the second.
 #![forbid(unsafe_code)]
 
 use std::fs::{self, File};
 use std::io::{self, Write};
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd};
+use std::process::abort;
+use std::sync::Mutex;
 use std::thread::sleep;
 use std::time::{Duration, Instant};
 
@@ -33,6 +38,8 @@ const AS_ROOT: &str = "run pepsal as root or with CAP_NET_ADMIN";
 pub struct Tun {
     name: String,
     device: File,
+    /// Held while a SYN is written; the slot's lock is not.
+    turn: Mutex<()>,
     /// Without IPv6 in the kernel only the first address is there.
     ipv6: bool,
 }
@@ -82,12 +89,12 @@ impl Tun {
         let ipv6 = any(AddressFamily::Inet6)
             .and_then(|inet6| sys::set_ipv6_address(inet6.as_fd(), if_nametoindex(name)?, IPV6))
             .is_ok_and(|()| settles());
-        Ok(Tun { name: name.into(), device, ipv6 })
+        Ok(Tun { name: name.into(), device, turn: Mutex::default(), ipv6 })
     }
 
     /// The device that another daemon has made.
     pub fn taken(name: &str, device: OwnedFd, ipv6: bool) -> Tun {
-        Tun { name: name.into(), device: device.into(), ipv6 }
+        Tun { name: name.into(), device: device.into(), turn: Mutex::default(), ipv6 }
     }
 
     /// Gives it the lowest free descriptor. A process that ends, however it ends, closes the highest first, and the
@@ -127,6 +134,8 @@ impl Tun {
 
     /// Lets `packet` come in from the device, as if its sender were behind it.
     pub fn inject(&self, packet: &[u8]) -> io::Result<()> {
+        // A thread that has died with it ends the process anyway.
+        let _turn = self.turn.lock().unwrap_or_else(|_| abort());
         (&self.device).write(packet).map(drop)
     }
 }

@@ -40,7 +40,8 @@ fn three_servers_at_once(family: Family, handshake: Handshake) {
     let other_address = SocketAddr::new(family.address(bed.far(), 3), one.address.port());
     let listeners = [one, other_port, bed.listen_at(other_address)];
 
-    // Each round begins while the SYNs of all three are on their way at the same time.
+    // Each round begins while the SYNs of all three are on their way at the same time. Few rounds: the new ports that
+    // netfilter chooses by chance should not be those of the next.
     for round in 0..5 {
         let port = 21_000 + round;
         thread::scope(|scope| {
