@@ -226,9 +226,13 @@ fn daemon_is_late(family: Family) {
             });
         }
         eventually("all SYNs are injected", patience(), || injected.packets() == CLIENTS);
+        // Both ends would repeat themselves in the same moment; a SYN that is overtaken by data confuses conntrack, which
+        // then lets an answer out as it is.
+        bed.net.client.discard("mute", "output priority -400", "tcp flags & (syn | ack) == syn");
         bed.signal(Signal::SIGSTOP);
         bed.net.client.remove_rules("deaf");
         thread::sleep(PATIENCE + Duration::from_secs(1));
+        bed.net.client.remove_rules("mute");
         bed.signal(Signal::SIGCONT);
         for _ in 0..CLIENTS {
             let (server, peer) = listener.accept();
