@@ -4,6 +4,8 @@
 //! - the daemon killed, or ended with connections left: reset, so that nobody takes it for the end of the data
 //! - an interface down: no route, for who connects just then, or so soon after that the neighbour is not found again
 //! - with an early handshake, where the server's refusal comes too late: reset
+//! - an interface down amid a handshake, so that it takes the client longer than the daemon waits for it (10 s), and another
+//!   one down just when it is through: its connection is answered without a server leg, which now has no route: reset
 //! - an interface down, or no rules, just when a SYN is held: the client goes direct, and the server sees an idle connection
 //!   of the router's too. Only iperf3's minds: it takes any connection for the one that it waits for, and lets the other one
 //!   wait for ever
@@ -55,6 +57,9 @@ const GRACE: Duration = Duration::from_secs(30);
 /// neighbour with those that came before, and it is given up when it has not answered for this long (three times a second
 /// apart; RFC 4861, MAX_MULTICAST_SOLICIT and RETRANS_TIMER, and Linux asks by ARP alike).
 const NEIGHBOUR: Duration = Duration::from_secs(3);
+
+/// How long the daemon waits for a client to complete its handshake.
+const CLIENT_PATIENCE: Duration = Duration::from_secs(10);
 
 /// How long a SYN may be held while its server answers, and before it an iperf3 may wait for its server's listener.
 const HELD: Duration = Duration::from_secs(5);
@@ -255,15 +260,16 @@ fn explain(
     (from, to): (Duration, Duration),
     why: &str,
 ) -> Option<&'static str> {
-    let overlapping = |effect| {
+    let all_overlapping = |effect| {
         let lasts = if effect == Effect::NoRoute { NEIGHBOUR } else { Duration::ZERO };
-        let within = |window: &&Window| {
+        let within = move |window: &&Window| {
             let begun =
                 window.from <= to && window.to.is_none_or(|end| from <= end + lasts && to <= end + GRACE);
             window.effect == effect && begun
         };
-        windows.iter().find(within).map(|window| window.cause)
+        windows.iter().filter(within).map(|window| window.cause)
     };
+    let overlapping = |effect| all_overlapping(effect).next();
     if kind == STATUS {
         return overlapping(Effect::Away);
     }
@@ -283,7 +289,8 @@ fn explain(
     if no_route {
         return overlapping(Effect::NoRoute);
     }
-    if reset && let Some(cause) = overlapping(Effect::Reset) {
+    let late = || all_overlapping(Effect::NoRoute).nth(1).filter(|_| to - from > CLIENT_PATIENCE);
+    if reset && let Some(cause) = overlapping(Effect::Reset).or_else(late) {
         return Some(cause);
     }
     if kind.starts_with("iperf3") {
@@ -309,4 +316,28 @@ fn last_words(all: &str) -> String {
     let noise = |line: &&str| !line.starts_with(['>', '<', '{', '}', '[', '\t']) && !line.trim().is_empty();
     let lines: Vec<&str> = all.lines().filter(noise).map(str::trim).collect();
     lines[lines.len().saturating_sub(8)..].join("; ")
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_late_client_may_be_reset_when_two_interfaces_were_down() {
+        let seconds = Duration::from_secs;
+        let down = |from, to| Window {
+            effect: Effect::NoRoute,
+            cause: "interface down",
+            from: seconds(from),
+            to: Some(seconds(to)),
+        };
+        let windows = [down(21, 25), down(34, 38)];
+        let why = "Recv failure: Connection reset by peer";
+        let explained =
+            |windows, from, to, why| explain(windows, "git clone", (seconds(from), seconds(to)), why);
+        assert_eq!(explained(&windows, 20, 35, why), Some("interface down"));
+        assert_eq!(explained(&windows[..1], 20, 35, why), None, "no other was down when it was through");
+        assert_eq!(explained(&windows, 27, 35, why), None, "it had no reason to be late");
+        assert_eq!(explained(&windows, 20, 35, "early EOF"), None);
+    }
 }
