@@ -10,7 +10,7 @@ use nix::sys::socket::AddressFamily;
 
 use crate::bell::Bell;
 use crate::control::Control;
-use crate::counts::Counts;
+use crate::counts::{Counts, Lately};
 use crate::gain::Gain;
 use crate::legs::{LegOptions, tcp_socket};
 use crate::memory::Memory;
@@ -103,7 +103,8 @@ impl Daemon {
             connect_timeout: Duration::from_secs(20),
             full: AtomicBool::new(false),
             ending: AtomicBool::new(false),
-            undelivered: AtomicBool::new(false),
+            undelivered: Lately::default(),
+            missed: Lately::default(),
             memory: Memory::new(None),
             counts: Counts::default(),
             exclusions: None,

@@ -154,12 +154,12 @@ fn check(script: &str, options: &Rules) {
     for line in script.lines().map(str::trim).filter(|line| !line.is_empty() && !line.starts_with('#')) {
         let words: Vec<&str> = line.split_whitespace().collect();
         match &words[..] {
-            ["tcp", "dport", range, "return"]
+            ["tcp", "dport", range, "counter", "name", "excluded", "return"]
             | ["-A", "pepsal-steal", "-p", "tcp", "--dport", range, "-j", "RETURN"] => {
                 assert!(range.bytes().all(|byte| byte.is_ascii_digit() || b"-:".contains(&byte)), "{line}");
                 excluded += 1;
             }
-            ["ip" | "ip6", "saddr" | "daddr", cidr, "return"]
+            ["ip" | "ip6", "saddr" | "daddr", cidr, "counter", "name", "excluded", "return"]
             | ["-A", "pepsal-steal", "-s" | "-d", cidr, "-j", "RETURN"] => {
                 assert!(
                     cidr.bytes().all(|byte| byte.is_ascii_hexdigit() || b".:/".contains(&byte)),
