@@ -412,7 +412,7 @@ ending_daemon_is_found() {
 	control_socket || return
 	service stop
 	ls -R "$root/var/run/pepsal"
-	[ -S "$root/var/run/pepsal/control" ] && [ "$(find "$root/var/run/pepsal" -type f -size +0)" = '' ]
+	[ -S "$root/var/run/pepsal/control" ] && [ "$(find "$root/var/run/pepsal" -type f ! -name stopped)" = '' ]
 	found=$?
 	service start
 	[ "$found" = 0 ] && [ -S "$root/var/run/pepsal/daemon/control" ] || return

@@ -337,7 +337,7 @@ mod tests {
             |windows, from, to, why| explain(windows, "git clone", (seconds(from), seconds(to)), why);
         assert_eq!(explained(&windows, 20, 35, why), Some("interface down"));
         assert_eq!(explained(&windows[..1], 20, 35, why), None, "no other was down when it was through");
-        assert_eq!(explained(&windows, 27, 35, why), None, "it had no reason to be late");
+        assert_eq!(explained(&windows, 27, 35, why), None, "it was not late");
         assert_eq!(explained(&windows, 20, 35, "early EOF"), None);
     }
 }
