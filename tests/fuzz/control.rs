@@ -212,7 +212,7 @@ fn check(asker: &Asker, displaced: bool) {
     let Some(line) = line else {
         return assert_eq!(answer, "", "an answer to {:?}", asker.said);
     };
-    if displaced && !asker.ended || displaced && answer.is_empty() {
+    if displaced && (!asker.ended || answer.is_empty()) {
         return;
     }
     assert!(asker.ended, "no end of the answer to {line:?}: {answer}");

@@ -193,7 +193,7 @@ fn check(script: &str, options: &Rules) {
 fn check_pattern(name: &str, any: char) {
     assert!(name.len() < libc::IFNAMSIZ, "{name}");
     match name.strip_suffix(any) {
-        Some(start) if start.is_empty() => {}
+        Some("") => {}
         Some(start) => check_device(start),
         None => check_device(name),
     }
