@@ -1,9 +1,7 @@
 //! Shows that a command line or a machine on which pepsal cannot run is answered by one line that says what
 //! is wrong, exit code 2 for the one and 1 for the other, and that the router goes on forwarding as before.
 
-use std::fs;
 use std::net::{Ipv6Addr, SocketAddr};
-use std::os::unix::fs::PermissionsExt;
 use std::os::unix::process::CommandExt;
 use std::process::Command;
 
@@ -12,7 +10,7 @@ use nix::sched::{CloneFlags, unshare};
 
 use crate::bed::{Bed, Family, Handshake::*, Plan};
 use crate::connection::Listener;
-use crate::daemon::{binary, refusal};
+use crate::daemon::{Public, binary, refusal};
 use crate::host::{Host, output};
 
 once!(
@@ -144,13 +142,10 @@ fn unknown_user() {
 /// Also an unprivileged user gets an answer; it needs a binary that everybody may execute.
 fn no_privileges() {
     let bed = forwarding();
-    let copy = std::env::temp_dir().join(format!("{}-pepsal", bed.net.router.netns));
-    fs::copy(binary(), &copy).expect("copy the binary");
-    fs::set_permissions(&copy, fs::Permissions::from_mode(0o755)).expect("chmod");
-    let mut command = Command::new(&copy);
+    let program = Public::new(&bed.net.router);
+    let mut command = Command::new(&program.0);
     command.arg("run").uid(NOBODY).gid(NOBODY);
     check_refusal(&bed, command, &["root"]);
-    fs::remove_file(&copy).expect("remove the copy");
 }
 
 fn port_taken() {

@@ -14,6 +14,25 @@ pub fn binary() -> String {
     std::env::var("PEPSAL_BIN").unwrap_or_else(|_| env!("CARGO_BIN_EXE_pepsal").to_string())
 }
 
+/// A copy of the program where everybody may execute it.
+pub struct Public(pub PathBuf);
+
+impl Public {
+    /// By another process: while this one had it open for writing, any other test might fork, and execve(2) fail with ETXTBSY.
+    pub fn new(router: &Host) -> Public {
+        let path = std::env::temp_dir().join(format!("{}.program", router.netns));
+        let copied = Command::new("install").args(["-m", "755", &binary()]).arg(&path).status();
+        assert!(copied.expect("start install").success(), "cannot copy {} to {}", binary(), path.display());
+        Public(path)
+    }
+}
+
+impl Drop for Public {
+    fn drop(&mut self) {
+        let _ = std::fs::remove_file(&self.0);
+    }
+}
+
 pub struct Daemon {
     child: Child,
     log: PathBuf,

@@ -18,7 +18,7 @@ use nix::sys::signal::Signal;
 
 use crate::bed::{Bed, Family, Handshake, Handshake::*, Plan};
 use crate::connection::{Listener, Pair, dial};
-use crate::daemon::{binary, refusal};
+use crate::daemon::{Public, binary, refusal};
 use crate::host::{SetOnDrop, eventually, patience, slowness};
 use crate::socket_info::Socket;
 use crate::stream::{End, KIB, MIB, end, receive, receive_all, receive_some, send, send_part};
@@ -485,13 +485,10 @@ fn strangers_may_not() {
     let mut bed = Bed::started(Deferred, &[]);
     let mut live = Live::begin(&mut bed);
     fs::set_permissions(bed.control(), Permissions::from_mode(0o666)).expect("a socket for everybody");
-    // Where somebody else can reach it.
-    let program = std::env::temp_dir().join(format!("{}.program", bed.net.router.netns));
-    fs::copy(binary(), &program).expect("copy pepsal");
-    let mut stranger = Command::new(&program);
+    let program = Public::new(&bed.net.router);
+    let mut stranger = Command::new(&program.0);
     stranger.arg("run").arg("--control").arg(bed.control()).uid(65_534).gid(65_534);
     let (code, said) = refusal(&bed.net.router, stranger);
-    fs::remove_file(&program).expect("remove it");
     assert_eq!((code, said.lines().count()), (Some(1), 1), "{said}");
     assert!(said.contains("only root and the daemon's own user may take over"), "{said}");
     live.check(&mut bed);
