@@ -9,6 +9,7 @@
 
 use std::fmt;
 use std::hash::{DefaultHasher, Hash, Hasher};
+use std::mem;
 use std::net::SocketAddr;
 use std::os::fd::OwnedFd;
 use std::process::abort;
@@ -277,7 +278,8 @@ impl Slots {
             .map(|(index, slot)| (id(index, &slot), slot))
     }
 
-    /// The end of this use of the slot, whatever its stage: closes what it holds.
+    /// The end of this use of the slot, whatever its stage: closes what it holds, which is the last step. So whoever sees
+    /// the connection's end finds the slot free.
     ///
     /// Legs are born with a zero linger time (see `legs`), so closing one sends a reset unless the relay has
     /// seen both directions to their end.
@@ -286,12 +288,13 @@ impl Slots {
         slot.generation = slot.generation.wrapping_add(1);
         slot.deadline = None;
         slot.endpoints = None;
-        slot.stage = Stage::Free;
+        let held = mem::replace(&mut slot.stage, Stage::Free);
         drop(slot);
         self.pending.remove(index);
         self.busy.remove(index);
         self.used.fetch_sub(1, Ordering::Relaxed);
         self.free.insert(index);
+        drop(held);
     }
 
     fn lock_index(&self, index: usize) -> MutexGuard<'_, Slot> {
