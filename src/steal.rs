@@ -62,8 +62,9 @@ fn steal(pep: &Pep, taker: usize, syn: &Syn, mut packet: Queued, crowded: bool) 
         match &slot.stage {
             Stage::Injected(it) if it.written && !crowded && it.at.elapsed() > REPEATED_IN_VAIN => {
                 pep.release(id, slot);
-                pep.pass(packet.id, Passed::Undelivered);
+                // First, so that it is known when the client is connected.
                 warn_undelivered(pep);
+                pep.pass(packet.id, Passed::Undelivered);
             }
             _ => {
                 pep.counts.repeated.add(1);

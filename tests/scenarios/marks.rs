@@ -110,6 +110,7 @@ fn segment_size(family: Family) {
     let small = bed.net.server.count("small", "input priority 0", &format!("{syn} 1000"));
     let others = bed.net.server.count("others", "input priority 0", &format!("{syn} != 1000"));
     bed.stolen(&listener).exchange(1, MIB);
-    assert_eq!((small.packets(), others.packets()), (1, 0));
+    assert!(small.packets() >= 1, "no SYN has the size that was asked for");
+    assert_eq!(others.packets(), 0, "a SYN has another size");
     bed.check_nothing_left(family);
 }

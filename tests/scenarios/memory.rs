@@ -10,7 +10,7 @@ use crate::bed::{Bed, Family, Handshake};
 use crate::connection::{Listener, Pair, dial};
 use crate::host::{eventually, patience, seconds};
 use crate::socket_info::Socket;
-use crate::stream::{MIB, receive, send};
+use crate::stream::{KIB, MIB, receive, send};
 
 four_ways!(budget);
 
@@ -49,25 +49,35 @@ fn budget(family: Family, handshake: Handshake) {
             scope.spawn(move || send(&server, seed, LENGTH).expect("send"));
             stalled.push((seed, pair));
             assert!(stalled.len() < 40, "{} bytes are held and a SYN is stolen", held(&bed));
-            thread::sleep(seconds(1) / 3);
+            // What comes before the daemon has looked again is beyond its budget: the next comes when it knows this one.
+            let mut before = 0;
+            eventually("the daemon knows what is held", patience(), || {
+                thread::sleep(seconds(1) / 4);
+                let now = held(&bed);
+                let settled = now.abs_diff(before) <= 64 * KIB;
+                before = now;
+                settled && bed.told("status")["memory"]["used_bytes"].number() >= now / 10 * 9
+            });
         };
         assert!(stalled.len() >= 4, "only {} connections spend the budget", stalled.len());
         // It is as good as one without pepsal, and so is each one that follows.
         direct.exchange(1000, 100_000);
         bed.direct(&listener).exchange(1001, 100_000);
-        assert_eq!(bed.passed("memory"), 2);
+        // More if one of them was repeated.
+        assert!(bed.passed("memory") >= 2);
         assert_eq!(bed.log().matches("memory budget").count(), 1, "one line, not one for each SYN");
 
         // The senders go on sending for all they can.
         thread::sleep(seconds(3));
         let most = held(&bed);
+        println!("{} connections hold {most} bytes", stalled.len());
         assert!((BUDGET / 2..BUDGET * 5 / 4).contains(&most), "{most} bytes are held of {BUDGET}");
 
         // What a leg may announce again once there is room: a part of its share, and not 400 KB.
-        for leg in Socket::all(&bed.net.router, &format!("dport = :{port}")) {
-            let window = leg.info("rcv_ssthresh");
-            assert!(window <= 128 << 10, "a window of {window}");
-        }
+        eventually("all windows are small", patience(), || {
+            let legs = Socket::all(&bed.net.router, &format!("dport = :{port}"));
+            legs.iter().all(|leg| leg.info("rcv_ssthresh") <= 128 << 10)
+        });
 
         for (seed, pair) in &stalled {
             receive(&pair.client, *seed, LENGTH);
@@ -77,13 +87,13 @@ fn budget(family: Family, handshake: Handshake) {
             pair.exchange(2000, 10_000);
             bed.is_stolen(&pair)
         });
-        assert!(bed.log().contains("memory budget has room again"), "nothing said of it");
-        // None is left with small windows.
+        eventually("something said of it", patience(), || bed.log().contains("memory budget has room again"));
         let (_, first) = &stalled[0];
-        first.exchange(3000, MIB);
-        let window =
-            Socket::all(&bed.net.server, &format!("dport = :{}", first.peer.port()))[0].info("snd_wnd");
-        assert!(window > 128 << 10, "a window of {window} is left");
+        eventually("none is left with small windows", patience(), || {
+            first.exchange(3000, MIB);
+            let leg = Socket::of(&bed.net.server, "dport", first.peer.port());
+            leg.info("snd_wnd") > 128 << 10
+        });
     });
     bed.check_nothing_left(family);
 }

@@ -27,7 +27,8 @@ fn limits(bed: &Bed) -> [String; 2] {
     })
 }
 
-/// Asks twice a second, as people do with `pepsal connections`, until the answer is this one twice running.
+/// Asks twice a second, as people do with `pepsal connections`, until the answer is this one twice running: mostly at once,
+/// but a machine that does other things at that moment may limit a leg too.
 fn soon(bed: &Bed, client: &str, server: &str) {
     let start = Instant::now();
     let (mut right, mut said) = (0, Vec::new());
@@ -36,7 +37,7 @@ fn soon(bed: &Bed, client: &str, server: &str) {
         let limits = limits(bed);
         right = if limits == [client, server] { right + 1 } else { 0 };
         said.push(limits);
-        assert!(start.elapsed() < seconds(5), "not soon {client}, {server}: {said:?}");
+        assert!(start.elapsed() < seconds(15), "not soon {client}, {server}: {said:?}");
     }
 }
 
@@ -133,16 +134,14 @@ fn reader_stops() {
     let Pair { client, server, .. } = bed.stolen(&listener);
     client.set_nonblocking(true).expect("a stream that does not block");
     let piece = vec![7; 256 << 10];
-    // Until nothing moves any more.
-    let mut idle_since = Instant::now();
-    while idle_since.elapsed() < Duration::from_millis(300) {
-        match (&client).write(&piece) {
-            Ok(_) => idle_since = Instant::now(),
-            Err(err) if err.kind() == ErrorKind::WouldBlock => thread::sleep(Duration::from_millis(5)),
-            Err(err) => panic!("{err}"),
-        }
-    }
     eventually("the server's window is the limit", patience(), || {
+        // Until nothing moves any more.
+        let full = loop {
+            if let Err(err) = (&client).write(&piece) {
+                break err.kind();
+            }
+        };
+        assert_eq!(full, ErrorKind::WouldBlock);
         let told = bed.told("connections");
         let connection = &told["connections"].items()[0];
         connection["legs"]["server"]["limited_by"].text() == "receive_window"
