@@ -95,13 +95,11 @@ find_zig() {
         need python3 python3 || exit 1
         rm -rf "$work/zig-$zig_version"
         if ! python3 -m venv "$work/zig-$zig_version" >/dev/null 2>&1; then
-            say 'installing python3-venv'
-            if ! { apt-get update -qq && apt-get install -qq -y --no-install-recommends python3-venv; } >/dev/null 2>&1 ||
-                ! python3 -m venv --clear "$work/zig-$zig_version" >/dev/null 2>&1; then
+            if ! install_packages python3-venv || ! python3 -m venv --clear "$work/zig-$zig_version" >/dev/null 2>&1; then
                 die 'cannot make a Python environment (needs the package python3-venv)'
             fi
         fi
-        "$zig" -m pip install --quiet "ziglang==$zig_version" ||
+        three_times "$zig" -m pip install --quiet "ziglang==$zig_version" ||
             die "cannot have zig: pip does not find ziglang $zig_version"
         ln -s bin/python3 "$work/zig-$zig_version/done"
     fi
@@ -164,7 +162,7 @@ END
     (
         cd "$apt"
         apt-get download -qq -o APT::Sandbox::User=root "rust-src=$release+*" 2>/dev/null ||
-            { apt-get "$@" update && apt-get "$@" download "rust-src=$release+*"; }
+            three_times from_backports "$@"
     ) >"$apt/log" 2>&1 || {
         tail -n 3 "$apt/log" >&2
         die "cannot have the source of Rust $release's library: no such rust-src package; try rustup component add rust-src"
@@ -176,11 +174,15 @@ END
     rm -rf "$apt"
 }
 
+from_backports() { # OPTIONS OF APT...
+    apt-get "$@" update && apt-get "$@" -o Acquire::Retries=3 download "rust-src=$release+*"
+}
+
 # The mirror that this machine uses for Debian itself.
 debian_mirror() {
     # shellcheck disable=SC2016 # apt's variable
     uri=$(apt-get indextargets --format '$(REPO_URI)' 'Origin: Debian' 'Label: Debian' 2>/dev/null | head -n 1)
-    [ -n "$uri" ] || { apt-get update -qq >/dev/null 2>&1 || :; }
+    [ -n "$uri" ] || { three_times apt-get update -qq >/dev/null 2>&1 || :; }
     # shellcheck disable=SC2016
     [ -n "$uri" ] || uri=$(apt-get indextargets --format '$(REPO_URI)' 'Origin: Debian' 'Label: Debian' | head -n 1)
     [ -n "$uri" ] || die "cannot have the source of Rust's library (no Debian mirror set up here): rustup component add rust-src"

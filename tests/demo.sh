@@ -155,7 +155,7 @@ start_link() { # LOSS_DOWN LOSS_UP
 }
 
 await_device() { # DEVICE NAMESPACE
-    turns=50
+    turns=300
     until ip -n "$2" link show "$1" >/dev/null 2>&1; do
         [ $turns -gt 0 ] || die "$1 does not appear in $2"
         sleep 0.1
@@ -167,8 +167,9 @@ start_pepsal() {
     ip netns exec "$router" "$pepsal" run -v -C "$congestion" --control "$work/control" >"$work/pepsal.log" 2>&1 &
     pepsal_pid=$!
     started="$started $pepsal_pid"
-    turns=50
-    until inside "$router" grep -q pepsal0 /proc/net/dev; do
+    turns=300
+    # Its device is there before its queue is: a SYN that came in between would go direct.
+    until grep -q '^pepsal: ready' "$work/pepsal.log"; do
         kill -0 $pepsal_pid 2>/dev/null || turns=0
         [ $turns -gt 0 ] || { cat "$work/pepsal.log" >&2 && die 'pepsal does not start'; }
         sleep 0.1

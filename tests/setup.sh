@@ -12,6 +12,15 @@ need() {
     [ -z "$missing" ] || install_packages "$missing"
 }
 
+# three_times COMMAND...: what fetches something; a network may fail for a moment.
+three_times() {
+    for pause in 5 20; do
+        ! "$@" || return 0
+        sleep $pause
+    done
+    "$@"
+}
+
 install_packages() { # PACKAGES, one word each
     if ! command -v apt-get >/dev/null || [ "$(id -u)" != 0 ]; then
         printf 'install these packages first (as root this is done for you): %s\n' "$1" >&2
@@ -24,9 +33,7 @@ install_packages() { # PACKAGES, one word each
     policy=/usr/sbin/policy-rc.d
     if [ -e $policy ]; then policy=''; else printf '#!/bin/sh\nexit 101\n' >$policy && chmod +x $policy; fi
     installed=yes
-    # shellcheck disable=SC2086 # one word per package
-    { apt-get update -qq && DEBIAN_FRONTEND=noninteractive apt-get install -qq -y --no-install-recommends $1; } \
-        >"$apt_log" 2>&1 || installed=''
+    three_times apt_install "$1" >"$apt_log" 2>&1 || installed=''
     [ -z "$policy" ] || rm -f $policy
     if [ -z "$installed" ]; then
         tail -n 5 "$apt_log" >&2
@@ -34,6 +41,13 @@ install_packages() { # PACKAGES, one word each
     fi
     rm -f "$apt_log"
     [ -n "$installed" ]
+}
+
+# Waits for whoever has apt's locks, as what a new machine does by itself when it has booted.
+apt_install() { # PACKAGES
+    # shellcheck disable=SC2086 # one word per package
+    apt-get update -qq -o DPkg::Lock::Timeout=300 && DEBIAN_FRONTEND=noninteractive apt-get install -qq -y \
+        --no-install-recommends -o DPkg::Lock::Timeout=300 -o Acquire::Retries=3 $1
 }
 
 # need_rust: a compiler that is new enough for the crate, and the C linker that it wants.

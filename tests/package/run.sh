@@ -23,6 +23,8 @@ here="$(cd "$(dirname "$0")" && pwd)"
 top="$(cd "$here/../.." && pwd)"
 accept="${1:-}"
 passed=0 failed=0
+# shellcheck source=tests/setup.sh
+. "$top/tests/setup.sh"
 
 # check NAME COMMAND...: what the command prints is shown only if it fails
 check() {
@@ -54,12 +56,6 @@ expect() {
 		return
 	}
 	diff -u "$here/cases/$1" -
-}
-
-need() {
-	command -v "$1" >/dev/null && return
-	apt-get install -y --no-install-recommends "$2" >/dev/null 2>&1
-	command -v "$1" >/dev/null
 }
 
 work="$(mktemp -d)"
@@ -513,7 +509,7 @@ daemon_takes_the_command_line() {
 	echo "$command"
 	# shellcheck disable=SC2016,SC2086 # for the shell inside; words
 	ip netns exec "$netns" sh -c '
-		mount --bind /proc "$1/proc" && exec timeout -k 5 1 chroot "$@"' sh "$root" $command
+		mount --bind /proc "$1/proc" && exec timeout -k 30 1 chroot "$@"' sh "$root" $command
 	case "$?" in
 	1 | 124) ;;
 	*) return 1 ;;

@@ -66,13 +66,25 @@ vm_mirror() {
     apt-get indextargets --format '$(REPO_URI)' 'Origin: Debian' 'Label: Debian' 2>/dev/null | head -n 1
 }
 
+# Into this directory.
+vm_download() {
+    vm_apt apt-get update || return 1
+    vm_kernel=$(vm_apt apt-cache depends "linux-image-$vm_flavour" | sed -n 's/^ *Depends: \(linux-image-[^ ]*\)$/\1/p')
+    [ -n "$vm_kernel" ] || return 1
+    # The libraries are those that vm_programs asks for; it fails when one is missing.
+    vm_apt apt-get download "$vm_kernel" busybox-static dash iproute2 nftables ethtool libc6 libgcc-s1 libatomic1 \
+        libbpf1 libbsd0 libcap2 libdb5.3 libedit2 libelf1 libgmp10 libjansson4 libmd0 libmnl0 libnftables1 \
+        libnftnl11 libpcre2-8-0 libselinux1 libtinfo6 libtirpc3 libxtables12 zlib1g libgssapi-krb5-2 libkrb5-3 \
+        libk5crypto3 libcom-err2 libkrb5support0 libkeyutils1 libssl3 libbz2-1.0 || return 1
+}
+
 # Kernel, tools and the libraries they need, unpacked into $vm_here/debian.
 vm_fetch() {
     [ ! -e "$vm_here/debian/done" ] || return 0
     command -v apt-get >/dev/null && command -v dpkg >/dev/null || vm_fail 'needs a Debian machine (apt-get, dpkg)' || return 1
     vm_from=$(vm_mirror)
     if [ -z "$vm_from" ]; then
-        apt-get update -qq >/dev/null 2>&1
+        three_times apt-get update -qq >/dev/null 2>&1
         vm_from=$(vm_mirror)
     fi
     [ -n "$vm_from" ] || vm_fail 'no Debian mirror is set up here' || return 1
@@ -84,14 +96,7 @@ vm_fetch() {
         >"$vm_here/apt/sources"
     (
         cd "$vm_here/packages" || exit 1
-        vm_apt apt-get update || exit 1
-        vm_kernel=$(vm_apt apt-cache depends "linux-image-$vm_flavour" | sed -n 's/^ *Depends: \(linux-image-[^ ]*\)$/\1/p')
-        [ -n "$vm_kernel" ] || exit 1
-        # The libraries are those that vm_programs asks for; it fails when one is missing.
-        vm_apt apt-get download "$vm_kernel" busybox-static dash iproute2 nftables ethtool libc6 libgcc-s1 libatomic1 \
-            libbpf1 libbsd0 libcap2 libdb5.3 libedit2 libelf1 libgmp10 libjansson4 libmd0 libmnl0 libnftables1 \
-            libnftnl11 libpcre2-8-0 libselinux1 libtinfo6 libtirpc3 libxtables12 zlib1g libgssapi-krb5-2 libkrb5-3 \
-            libk5crypto3 libcom-err2 libkrb5support0 libkeyutils1 libssl3 libbz2-1.0 || exit 1
+        three_times vm_download || exit 1
         for vm_deb in *.deb; do dpkg -x "$vm_deb" ../debian || exit 1; done
     ) >"$vm_here/log" 2>&1 || {
         tail -n 5 "$vm_here/log" >&2
