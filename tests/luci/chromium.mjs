@@ -4,7 +4,8 @@ import { mkdtempSync, rmSync } from 'node:fs';
 import { tmpdir } from 'node:os';
 import { join } from 'node:path';
 
-const PATIENCE = 30000;
+// Of a machine that is new and busy: its start alone has to read hundreds of megabytes.
+const PATIENCE = 180000;
 
 export async function chromium() {
     const profile = mkdtempSync(join(tmpdir(), 'pepsal-luci-'));
@@ -59,11 +60,11 @@ export async function chromium() {
                     return result.value;
                 },
                 async until(expression) {
-                    for (let turn = 0; turn < 200; turn++) {
-                        if (await page.eval(expression)) return;
+                    const end = Date.now() + PATIENCE;
+                    while (!(await page.eval(expression))) {
+                        if (Date.now() > end) throw new Error(`never came true: ${expression}`);
                         await new Promise((resolve) => setTimeout(resolve, 50));
                     }
-                    throw new Error(`never came true: ${expression}`);
                 },
                 async screenshot(most) {
                     const height = Math.min(most, await page.eval('document.documentElement.scrollHeight'));
@@ -78,7 +79,7 @@ export async function chromium() {
         async close() {
             const ended = new Promise((resolve) => child.on('exit', resolve));
             await send('Browser.close').catch(() => child.kill());
-            const killer = setTimeout(() => child.kill('SIGKILL'), 5000);
+            const killer = setTimeout(() => child.kill('SIGKILL'), 30000);
             if (!gone) await ended;
             clearTimeout(killer);
             rmSync(profile, { recursive: true, force: true, maxRetries: 5 });

@@ -32,7 +32,7 @@ export function formatUci(sections) {
 
 // answer: what luci.pepsal's status says. null: no such object; a number: ubus' code of a call that failed.
 export async function router(folders, config) {
-    const state = { answer: null, config, asked: 0, saved: null, delay: 0, url: '' };
+    const state = { answer: null, config, asked: 0, asking: 0, mostAsking: 0, saved: null, delay: 0, url: '' };
     const server = createServer((request, response) => {
         const path = normalize(new URL(request.url, 'http://router').pathname);
         const reply = (code, body, type) => response.writeHead(code, { 'Content-Type': type ?? 'application/json' }).end(body);
@@ -43,9 +43,10 @@ export async function router(folders, config) {
                 const { id } = JSON.parse(body);
                 const error = { code: -32000, message: 'Object not found' };
                 const result = typeof state.answer === 'number' ? [state.answer] : [0, state.answer];
+                const text = JSON.stringify({ jsonrpc: '2.0', id, ...(state.answer === null ? { error } : { result }) });
                 state.asked++;
-                setTimeout(reply, state.delay, 200,
-                    JSON.stringify({ jsonrpc: '2.0', id, ...(state.answer === null ? { error } : { result }) }));
+                state.mostAsking = Math.max(state.mostAsking, ++state.asking);
+                setTimeout(() => (state.asking--, reply(200, text)), state.delay);
             } else if (path === '/uci/pepsal') {
                 if (request.method === 'POST') state.saved = JSON.parse(body);
                 reply(200, JSON.stringify(parseUci(state.config)));

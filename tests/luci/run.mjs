@@ -23,6 +23,11 @@ const read = (file) => readFileSync(join(app, file), 'utf8');
 const schema = (name) => JSON.parse(readFileSync(join(here, `../control/${name}.schema.json`), 'utf8')).properties;
 const sleep = (ms) => new Promise((resolve) => setTimeout(resolve, ms));
 
+// Of the router; what a page has to show, its own `until` waits for.
+async function until(isTrue) {
+    for (const end = Date.now() + 60000; !isTrue(); await sleep(50)) expect(Date.now() < end, `never came true: ${isTrue}`);
+}
+
 // --- the package's files
 
 const scripts = readdirSync(join(app, 'htdocs'), { recursive: true }).filter((name) => name.endsWith('.js'))
@@ -161,7 +166,7 @@ await check('status: graphs show the samples, the newest at the right', () => op
 }));
 
 await check('status: asks every three seconds, never twice at a time, and shows what changes', () => open('status', answers.off, { width: WIDTHS.desktop }, async (page) => {
-    server.asked = 0;
+    server.mostAsking = 0;
     server.answer = answers.running;
     await page.until('document.getElementById("view").innerText.includes("Accelerating")');
     const stopped = structuredClone(answers.running);
@@ -169,19 +174,22 @@ await check('status: asks every three seconds, never twice at a time, and shows 
     server.answer = stopped;
     await page.until('document.getElementById("view").innerText.includes("7.77 Mbit/s")');
     const before = await page.eval('document.querySelectorAll("#view *").length');
-    await sleep(6500);
-    const count = server.asked;
-    expect(count >= 3 && count <= 6, `${count} times`);
+    // 9 s or more. One that a busy machine makes late is sooner followed by the next.
+    const [began, first] = [Date.now(), server.asked];
+    await until(() => server.asked >= first + 4);
+    const seconds = (Date.now() - began) / 1000;
+    expect(seconds > 5, `four times in ${seconds} s`);
     same(await page.eval('document.querySelectorAll("#view *").length'), before);
+    // Longer than it waits between two.
     server.delay = 5000;
-    server.asked = 0;
-    await sleep(7000);
+    const slow = server.asked;
+    await until(() => server.asked >= slow + 2);
     server.delay = 0;
-    expect(server.asked <= 3, `asked ${server.asked} times in 7 s while an answer takes 5 s`);
+    same(server.mostAsking, 1);
     server.answer = answers.off;
     await page.until('document.getElementById("view").innerText.includes("switched off")');
     expect(!(await text(page)).includes('Rates'), 'figures of a service that is gone');
-    return `${count} times in about 9 s`;
+    return `four times in ${seconds.toFixed(1)} s`;
 }));
 
 await check('status: 500 connections, the busiest first, all on demand', () => open('status', answers.crowd, { width: WIDTHS.desktop }, async (page) => {
@@ -259,7 +267,7 @@ const press = (title, where = 'document') => `[...${where}.querySelectorAll('but
 await check('settings: saving untouched changes nothing', () => open('settings', null, { width: WIDTHS.desktop }, async (page) => {
     server.saved = null;
     await page.eval(press('Save'));
-    for (let turn = 0; turn < 100 && !server.saved; turn++) await sleep(50);
+    await until(() => server.saved);
     same(formatUci(server.saved), config);
 }));
 
@@ -284,7 +292,7 @@ await check('settings: what is entered is what is saved', () => open('settings',
     await page.eval(`document.querySelector('[data-name="lan"] .cbi-dropdown label:nth-child(1) input').click()`);
     server.saved = null;
     await page.eval(press('Save'));
-    for (let turn = 0; turn < 100 && !server.saved; turn++) await sleep(50);
+    await until(() => server.saved);
     same(formatUci(server.saved), config.replace("bbr'\n", "bbr'\n\toption handshake 'early'\n").replace("list lan 'lan'\n", "list lan 'guest'\n\tlist lan 'lan'\n")
         .replace("rate_up '5'\n", "rate_up '5'\n\toption rtt '600'\n") + "\nconfig exclude\n\tlist port '8000-8100'\n");
 }));
@@ -305,7 +313,7 @@ await check('settings: a box knows the other words for 1', async () => {
     await open('settings', null, { width: WIDTHS.desktop }, async (page) => {
         server.saved = null;
         await page.eval(press('Save'));
-        for (let turn = 0; turn < 100 && !server.saved; turn++) await sleep(50);
+        await until(() => server.saved);
         same(formatUci(server.saved), config);
     }).finally(() => (server.config = config));
 });

@@ -28,7 +28,7 @@ PEPSAL_BIN=${CARGO_TARGET_DIR:-$PWD/target}/debug/pepsal
 if [ "$(id -u)" = 0 ] && ip netns add "$netns"; then
     ip netns exec "$netns" "$PEPSAL_BIN" run --control "$out/control" >"$out/log" 2>&1 &
     daemon=$!
-    turns=100
+    turns=300
     while [ $turns -gt 0 ] && [ ! -S "$out/control" ]; do
         sleep 0.1
         turns=$((turns - 1))

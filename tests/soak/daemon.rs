@@ -86,6 +86,7 @@ struct Said {
 
 struct Daemon {
     child: Child,
+    began: Duration,
     options: Options,
     said: Arc<Said>,
     reader: Option<JoinHandle<()>>,
@@ -145,7 +146,8 @@ impl<'a> Lives<'a> {
     fn adopt(&mut self, daemon: Daemon) {
         self.count += 1;
         if daemon.options.early {
-            self.ledger.open(Effect::Early, "early handshake");
+            // It has had connections before anybody saw that it was ready.
+            self.ledger.open_since(daemon.began, Effect::Early, "early handshake");
         }
         self.current = Some(daemon);
     }
@@ -177,6 +179,7 @@ impl<'a> Lives<'a> {
         let words = format!("{} run -v {} --control", bed.pepsal, options.words());
         let mut command = bed.router.command(&words);
         command.arg(bed.control()).stdin(Stdio::null()).stdout(Stdio::null()).stderr(Stdio::piped());
+        let at = bed.now();
         let mut child = command.spawn().map_err(|error| format!("cannot start pepsal: {error}"))?;
         let (said, log) = (Arc::new(Said::default()), Arc::clone(&self.log));
         let (lines, hears) = (BufReader::new(child.stderr.take().expect("a pipe")), Arc::clone(&said));
@@ -195,7 +198,7 @@ impl<'a> Lives<'a> {
                 let _ = writeln!(log, "{:10.3} {pid} {line}", began.elapsed().as_secs_f64());
             }
         });
-        let mut daemon = Daemon { child, options, said, reader: Some(reader) };
+        let mut daemon = Daemon { child, began: at, options, said, reader: Some(reader) };
         let mut gone = None;
         let settled = eventually(|| {
             gone = daemon.child.try_wait().ok().flatten();

@@ -168,8 +168,12 @@ impl<'a> Ledger<'a> {
 
     /// Begins a window; to be ended with [`close`](Self::close).
     pub fn open(&self, effect: Effect, cause: &'static str) {
-        let window = Window { effect, cause, from: self.bed.now(), to: None };
-        self.books().windows.push(window);
+        self.open_since(self.bed.now(), effect, cause);
+    }
+
+    /// A window that has begun already.
+    pub fn open_since(&self, from: Duration, effect: Effect, cause: &'static str) {
+        self.books().windows.push(Window { effect, cause, from, to: None });
     }
 
     pub fn close(&self, effect: Effect) {
