@@ -40,7 +40,7 @@ debian_mirror() {
 }
 
 fetch_source() { # OPTIONS OF APT...
-    apt-get "$@" update && apt-get "$@" -o Acquire::Retries=3 --download-only source "musl=$version-*" ||
+    { apt-get "$@" update && apt-get "$@" -o Acquire::Retries=3 --download-only source "musl=$version-*"; } ||
         apt-get "$@" --download-only source musl
 }
 

@@ -169,11 +169,18 @@ status_for_root() {
 	"$pepsal" status --json --control "$work/run/control" | grep '"stolen"'
 }
 
-daemon_is_up() {
-	for _ in 1 2 3 4 5 6 7 8 9 10 11 12 13 14 15 16 17 18 19 20; do
-		! grep -q '^pepsal: ready' "$work/daemon.log" || return 0
+# eventually COMMAND...: it succeeds within half a minute
+eventually() {
+	turns=60
+	until "$@"; do
+		[ "$turns" -gt 0 ] || return
+		turns=$((turns - 1))
 		sleep 0.5
 	done
+}
+
+daemon_is_up() {
+	eventually grep -q '^pepsal: ready' "$work/daemon.log" && return
 	cat "$work/daemon.log"
 	return 1
 }
@@ -213,10 +220,7 @@ begin_transfer() {
 	rm -f "$work/end" "$work/slow"
 	fetch "$lan" 198.51.100.2/cgi-bin/slow >"$work/slow" &
 	transfer=$!
-	for _ in 1 2 3 4 5 6 7 8 9 10 11 12 13 14 15 16 17 18 19 20; do
-		[ ! -s "$work/slow" ] || break
-		sleep 0.5
-	done
+	eventually test -s "$work/slow"
 	cat "$work/slow"
 }
 
@@ -229,10 +233,7 @@ upgrade_keeps_connections() {
 	daemon_is_up && grep -h connections "$work/daemon.log" && ! kill -0 "$1" 2>/dev/null || return
 	grep -q '^pepsal: took 1 connections over from pid' "$work/daemon.log" || return
 	touch "$work/end"
-	for _ in 1 2 3 4 5 6 7 8 9 10 11 12 13 14 15 16 17 18 19 20; do
-		! grep -q end "$work/slow" || break
-		sleep 0.5
-	done
+	eventually grep -q end "$work/slow"
 	[ "$(cat "$work/slow")" = 'begin end' ] && split "$lan" 198.51.100.2/
 }
 

@@ -67,6 +67,6 @@ chmod 755 "$work/files/main"
 
 vm_image "$arch" "$work/files" "$work/image" || exit 1
 code=0
-vm_run "$arch" "$work/image" "target/package-router/$arch" 256 300 -smp 1 || code=$?
+vm_run "$arch" "$work/image" "target/package-router/$arch" 256 1800 -smp 1 || code=$?
 [ "$code" = 0 ] || tail -n 20 "target/package-router/$arch/console"
 exit "$code"

@@ -62,7 +62,7 @@ network() {
     link server past 2 9
     in_netns router sh -c 'echo 1 >/proc/sys/net/ipv4/ip_forward; echo 1 >/proc/sys/net/ipv6/conf/all/forwarding'
     in_netns server /load serve 0.0.0.0:7000 2>/tmp/serve &
-    until_true 20 listens
+    until_true 120 listens
 }
 
 in_netns() { # HOST COMMAND...
@@ -93,7 +93,7 @@ start_pepsal() { # OPTION...
     # exec: $! is to be the daemon itself.
     (exec ip netns exec router /pepsal run -v "$@" 2>/tmp/pepsal.log) &
     pepsal=$!
-    until_true 30 grep -qs ready /tmp/pepsal.log
+    until_true 120 grep -qs ready /tmp/pepsal.log
 }
 
 stop_pepsal() {

@@ -74,7 +74,7 @@ build() { # ARCH
 
 # --- what is asked of which machine --------------------------------------------------------------------------------
 
-# Memory in MB, bound in seconds; after them qemu's options. Sets settings.
+# Memory in MB, bound in seconds, which is for a machine that hangs; after them qemu's options. Sets settings.
 plan() { # ARCH PART
     settings="part=$2"
     # icount: an instruction takes 2 ns, waiting takes none, so the machine's clock counts instructions and a busy host
@@ -86,7 +86,7 @@ plan() { # ARCH PART
     scenarios)
         # Both ends and the router at once: with less, two hundred connections take more than the kernel allows TCP
         # (tcp_mem, an eleventh), and it resets them.
-        memory=1024 seconds=$((900 * slowdown)) options="-smp 1 $clock"
+        memory=1024 seconds=$((3600 * slowdown)) options="-smp 1 $clock"
         case $1 in
         x86_64 | aarch64) settings="$settings threads=1 slow=4" scenarios=$most_scenarios ;;
         *) memory=256 settings="$settings threads=1 slow=8" scenarios=$few_scenarios ;;
@@ -95,15 +95,15 @@ plan() { # ARCH PART
         settings="$settings scenarios='$(printf '%s' "$scenarios" | tr '\n' ' ')'"
         ;;
     crowd)
-        memory=64 seconds=600 options="-smp 1 $clock"
+        memory=64 seconds=3600 options="-smp 1 $clock"
         settings="$settings slots=1024 largest=1536 connections=512 kib=2048"
         ;;
     slots)
-        memory=1024 seconds=$((900 * slowdown)) options="-smp 1 $clock"
+        memory=1024 seconds=$((3600 * slowdown)) options="-smp 1 $clock"
         settings="$settings slots=16384 largest=6144 connections=16384 kib=256"
         ;;
     cost)
-        memory=128 seconds=$((900 * slowdown)) options="-smp 1 $clock"
+        memory=128 seconds=$((3600 * slowdown)) options="-smp 1 $clock"
         settings="$settings sizes='$sizes' mib=2 transfers=$transfers rounds=100"
         ;;
     *) printf "run.sh: no part '%s'\n" "$2" >&2 && exit 2 ;;
