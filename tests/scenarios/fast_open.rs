@@ -1,7 +1,7 @@
 //! Shows `-f`: once a server has given its cookie, the client's first bytes reach it with the SYN (RFC 7413), exactly,
 //! however the client goes on; and a protocol in which the server speaks first does not wait for bytes that never come.
 
-use std::io::Write;
+use std::io::{ErrorKind, Write};
 use std::net::Shutdown;
 use std::process::Command;
 use std::time::{Duration, Instant};
@@ -9,14 +9,17 @@ use std::time::{Duration, Instant};
 use crate::bed::{Bed, Family, Handshake::*, Plan};
 use crate::connection::{Listener, Pair, reset};
 use crate::daemon::{binary, refusal};
-use crate::host::{patience, slowness};
-use crate::stream::{End, end, receive, receive_all, send};
+use crate::host::{eventually, patience, slowness};
+use crate::stream::{End, end, receive, receive_all, send, send_part};
 
 both_families!(first_bytes_with_the_syn, server_speaks_first, odd_ends);
 once!(needs_an_early_handshake, needs_the_kernel);
 
 /// Client, server, and all listeners without asking; ip-sysctl.rst in the kernel's documentation.
 const ALL: &str = "1027";
+
+/// How long the daemon waits for them: its constant of that name.
+const FIRST_BYTES: Duration = Duration::from_millis(50);
 
 /// A server that offers Fast Open and has given the router its cookie.
 fn acquainted(family: Family) -> (Bed, Listener) {
@@ -37,18 +40,25 @@ fn first_bytes_with_the_syn(family: Family) {
     let syns = bed.net.server.count("syns", "input priority 0", &with_bytes);
 
     for (seed, length) in [(2, 300), (3, 100_000)] {
-        let before = syns.packets();
-        let client = bed.connect(listener.address).expect("connect");
-        send(&client, seed, length).expect("send");
-        // A client that ends its direction at once is no less exact.
-        client.shutdown(Shutdown::Write).expect("shut down");
-        let (server, peer) = listener.accept();
-        assert_eq!(peer.ip(), family.router_wan(), "the connection went past pepsal");
-        receive_all(&server, seed, length);
-        assert_eq!(syns.packets(), before + 1, "the first bytes did not come with the SYN");
-        send(&server, !seed, length).expect("send");
-        drop(server);
-        receive_all(&client, !seed, length);
+        // One that is kept from speaking for longer than the daemon waits is none that speaks at once.
+        eventually("a client speaks at once", patience(), || {
+            let before = syns.packets();
+            let begun = Instant::now();
+            let client = bed.connect(listener.address).expect("connect");
+            send(&client, seed, 300).expect("send");
+            let at_once = begun.elapsed() < FIRST_BYTES;
+            send_part(&client, seed, 300, length).expect("send");
+            // A client that ends its direction at once is no less exact.
+            client.shutdown(Shutdown::Write).expect("shut down");
+            let (server, peer) = listener.accept();
+            assert_eq!(peer.ip(), family.router_wan(), "the connection went past pepsal");
+            receive_all(&server, seed, length);
+            assert!(syns.packets() == before + 1 || !at_once, "the first bytes did not come with the SYN");
+            send(&server, !seed, length).expect("send");
+            drop(server);
+            receive_all(&client, !seed, length);
+            at_once
+        });
     }
     bed.check_all_slots(family, 4);
 }
@@ -56,16 +66,19 @@ fn first_bytes_with_the_syn(family: Family) {
 /// As SSH and SMTP do. The SYN leaves after a moment, without bytes.
 fn server_speaks_first(family: Family) {
     let (mut bed, listener) = acquainted(family);
-    for _ in 0..3 {
+    let greetings = [(); 3].map(|()| {
         let start = Instant::now();
         let pair = bed.stolen(&listener);
         send(&pair.server, 5, 220).expect("send the greeting");
         receive(&pair.client, 5, 220);
         let took = start.elapsed();
-        assert!(took < Duration::from_millis(900) * slowness(), "the greeting took {took:?}");
         pair.exchange(6, 10_000);
         pair.close();
-    }
+        took
+    });
+    // Whatever else keeps the machine busy is over in one of them.
+    let fastest = greetings.iter().min().expect("three");
+    assert!(*fastest < Duration::from_millis(500) * slowness(), "the greetings took {greetings:?}");
     bed.check_all_slots(family, 4);
 }
 
@@ -83,10 +96,14 @@ fn odd_ends(family: Family) {
     }
 
     let mut refused = bed.connect(bed.closed_port(family)).expect("early: the router answers");
-    let _ = refused.write_all(b"hello");
-    assert_eq!(end(&refused), End::Reset);
+    // The kernel tells of a reset once, whoever asks first.
+    match refused.write_all(b"hello") {
+        Ok(()) => assert_eq!(end(&refused), End::Reset),
+        Err(err) => assert_eq!(err.kind(), ErrorKind::ConnectionReset),
+    }
 
-    let Pair { client, server, .. } = bed.stolen(&listener);
+    // Not at the same listener: what the client has reset may still come there.
+    let Pair { client, server, .. } = bed.stolen(&bed.listen(family));
     reset(server);
     assert_eq!(end(&client), End::Reset);
     bed.daemon().wait_idle(patience());
