@@ -2,13 +2,14 @@
 //! on and arrives whole, an idle connection is still there. A server that never comes back is given up when the kernel
 //! says so, and its slot serves again.
 
+use std::sync::atomic::{AtomicBool, Ordering::Relaxed};
 use std::thread;
 use std::time::{Duration, Instant};
 
 use crate::bed::{Bed, Family, Family::*, Handshake, possible};
 use crate::connection::Pair;
-use crate::host::{patience, seconds};
-use crate::stream::{End, KIB, end, receive_some, send};
+use crate::host::{eventually, patience, seconds};
+use crate::stream::{End, KIB, end, receive_some, send, send_part};
 
 four_ways!(seconds_long, dead_server);
 
@@ -36,10 +37,18 @@ fn survive(family: Family, handshake: Handshake, fade: Duration) {
         stream.set_read_timeout(bound).expect("a read timeout");
         stream.set_write_timeout(bound).expect("a write timeout");
     }
+    // The last bytes leave in the rain, so that no transfer is over before, however late it begins to rain.
+    let raining = AtomicBool::new(false);
+    let wait_for_rain = || eventually("it rains", patience(), || raining.load(Relaxed));
     thread::scope(|scope| {
         let started = Instant::now();
-        scope.spawn(|| send(&up.client, 1, length).expect("send up"));
-        scope.spawn(|| send_slowly(&down, length));
+        scope.spawn(|| {
+            let most = length - 100 * KIB;
+            send_part(&up.client, 1, 0, most).expect("send up");
+            wait_for_rain();
+            send_part(&up.client, 1, most, length).expect("send the last of it up");
+        });
+        scope.spawn(|| send_slowly(&down, length, wait_for_rain));
         let receivers = [(&up.server, 1), (&down.client, 2)].map(|(stream, seed)| {
             scope.spawn(move || {
                 let (got, how) = receive_some(stream, seed, 0, length);
@@ -52,6 +61,7 @@ fn survive(family: Family, handshake: Handshake, fade: Duration) {
         for (name, hook) in [("rain_in", "input priority -400"), ("rain_out", "output priority -400")] {
             server.discard(name, hook, "meta l4proto tcp");
         }
+        raining.store(true, Relaxed);
         thread::sleep(fade);
         assert!(receivers.iter().all(|it| !it.is_finished()), "a transfer had ended before the fade");
         server.remove_rules("rain_in");
@@ -67,10 +77,13 @@ fn survive(family: Family, handshake: Handshake, fade: Duration) {
 }
 
 /// The pace is the satellite leg's; the server's own TCP would be through before the rain.
-fn send_slowly(pair: &Pair, length: u64) {
+fn send_slowly(pair: &Pair, length: u64, before_the_last: impl Fn()) {
     let step = length / 60;
     for part in 0..60 {
-        crate::stream::send_part(&pair.server, 2, part * step, (part + 1) * step).expect("send down");
+        if part == 59 {
+            before_the_last();
+        }
+        send_part(&pair.server, 2, part * step, (part + 1) * step).expect("send down");
         thread::sleep(Duration::from_millis(30));
     }
 }
