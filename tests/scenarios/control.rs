@@ -5,6 +5,7 @@ use std::net::Shutdown;
 use std::os::unix::fs::{FileTypeExt, PermissionsExt};
 use std::os::unix::net::UnixStream;
 use std::process::{Command, Stdio};
+use std::sync::atomic::{AtomicBool, Ordering::Relaxed};
 use std::thread;
 use std::time::{Duration, Instant};
 
@@ -16,7 +17,7 @@ use nix::unistd::Pid;
 use crate::bed::{Bed, Family::*, Handshake, Handshake::*};
 use crate::connection::Pair;
 use crate::daemon::{binary, refusal};
-use crate::host::{eventually, patience, seconds, slowness};
+use crate::host::{SetOnDrop, eventually, patience, seconds, slowness};
 use crate::json::{Json, faults};
 use crate::stream::{End, KIB, MIB, end, receive, receive_all, send};
 
@@ -158,6 +159,8 @@ fn schema_of_connections() {
         expected.push((client.to_string(), listener.address.to_string()));
         pairs.push(pair);
     }
+    // The daemon has accepted both, not only the kernel.
+    pairs[0].exchange(1, 10);
     pairs[1].exchange(1, 1000);
     pairs[1].client.shutdown(Shutdown::Write).expect("shut down");
     assert_eq!(end(&pairs[1].server), End::Fin);
@@ -166,7 +169,7 @@ fn schema_of_connections() {
     for connection in told["connections"].items() {
         found.push((connection["client"].text().into(), connection["server"].text().into()));
         let is_v6 = connection["client"].text().starts_with('[');
-        let (state, bytes) = if is_v6 { ("half_closed", 1000) } else { ("relaying", 0) };
+        let (state, bytes) = if is_v6 { ("half_closed", 1000) } else { ("relaying", 10) };
         assert_eq!(connection["state"].text(), state);
         assert_eq!(connection["bytes"]["up"].number(), bytes);
         for side in ["client", "server"] {
@@ -229,13 +232,13 @@ fn figures_are_exact(handshake: Handshake) {
         up += large;
         bed.daemon().wait_idle(patience());
     }
+    eventually("the slot is free", patience(), || bed.told("status")["slots"]["used"].number() == 0);
     let told = bed.told("status");
     assert_eq!(told["bytes"]["up"].number(), up);
     assert_eq!(told["bytes"]["down"].number(), down);
     let syns = &told["syns"];
     assert_eq!(syns["stolen"].number(), connections);
     assert_eq!(syns["seen"].number(), connections + syns["repeated"].number());
-    assert_eq!(told["slots"]["used"].number(), 0);
     assert_eq!(told["slots"]["peak"].number(), 1);
     assert_eq!(told["connects_failed"].number(), 0);
     for leg in ["satellite_ms", "lan_ms"] {
@@ -280,23 +283,29 @@ fn a_thousand_connections() {
     ids.dedup();
     assert_eq!(ids.len(), count + 1);
     // While another asks without a pause.
-    let alone = round_trips(false);
-    let done = std::sync::atomic::AtomicBool::new(false);
-    let asked = thread::scope(|scope| {
-        let _done = crate::host::SetOnDrop(&done);
-        let control = bed.control();
-        let done = &done;
-        scope.spawn(move || {
-            while !done.load(std::sync::atomic::Ordering::Relaxed) {
-                let mut asker = UnixStream::connect(&control).expect("the control socket");
-                asker.write_all(b"connections json\n").expect("ask");
-                let mut all = String::new();
-                asker.read_to_string(&mut all).expect("the answer");
-            }
-        });
-        round_trips(true)
+    let while_asked = || {
+        let done = AtomicBool::new(false);
+        thread::scope(|scope| {
+            let _done = SetOnDrop(&done);
+            scope.spawn(|| {
+                while !done.load(Relaxed) {
+                    let mut asker = UnixStream::connect(bed.control()).expect("the control socket");
+                    asker.write_all(b"connections json\n").expect("ask");
+                    let mut all = String::new();
+                    asker.read_to_string(&mut all).expect("the answer");
+                }
+            });
+            round_trips(true)
+        })
+    };
+    // What else the machine does may slow down either; that is over once in a while.
+    let mut measured = Vec::new();
+    let is_quick = (0..5).any(|_| {
+        let (alone, asked) = (round_trips(false), while_asked());
+        measured.push((alone, asked));
+        asked < alone + seconds(1) / 20
     });
-    assert!(asked < alone + seconds(1) / 20, "round trips of {asked:?} instead of {alone:?}");
+    assert!(is_quick, "round trips alone, and while somebody asks: {measured:?}");
     drop((pairs, echo));
     bed.check_nothing_left(V4);
 }
@@ -384,30 +393,45 @@ fn the_socket() {
     std::fs::remove_file(&path).expect("remove it");
 }
 
+/// What `command` prints when it has come to contain all `words`.
+fn asked(bed: &Bed, command: &str, words: &[&str]) -> String {
+    let begun = Instant::now();
+    loop {
+        let text = bed.ask(&[command]);
+        match words.iter().find(|word| !text.contains(**word)) {
+            None => return text,
+            Some(word) => assert!(begun.elapsed() < patience(), "{word} is missing in\n{text}"),
+        }
+        thread::sleep(Duration::from_millis(100));
+    }
+}
+
 /// The words that README.md shows, and the names that dashboards are made with.
 fn formats() {
     let mut bed = Bed::started(Deferred, &["--rate-up", "5", "--rtt", "600"]);
     let listener = bed.listen(V6);
     let pair = bed.stolen(&listener);
     pair.exchange(1, 100_000);
-    let text = bed.ask(&["status"]);
-    for words in [
-        "running for",
-        "5.0 Mbit/s up",
-        "1 of 1024 used",
-        "1 relaying",
-        "100.0 kB up, 100.0 kB down",
-        "1 stolen",
-    ] {
-        assert!(text.contains(words), "{words} is missing in\n{text}");
-    }
+    // The last byte may have arrived before it was counted.
+    let text = asked(
+        &bed,
+        "status",
+        &[
+            "running for",
+            "5.0 Mbit/s up",
+            "1 of 1024 used",
+            "1 relaying",
+            "100.0 kB up, 100.0 kB down",
+            "1 stolen",
+        ],
+    );
     assert!(text.lines().all(|line| line.len() <= 120), "{text}");
 
-    let list = bed.ask(&["connections"]);
+    // The exchange may have had to wait for its reader; since then it is idle.
+    let address = listener.address.to_string();
+    let words = [&*address, "relaying", "lan", "satellite", "limited by sender"];
+    let list = asked(&bed, "connections", &words);
     assert_eq!(list.lines().count(), 3, "{list}");
-    for words in [&listener.address.to_string()[..], "relaying", "lan", "satellite", "limited by sender"] {
-        assert!(list.contains(words), "{words} is missing in\n{list}");
-    }
 
     let metrics = bed.ask(&["status", "--format", "prometheus"]);
     assert!(metrics.contains("pepsal_bytes_total{direction=\"up\"} 100000\n"), "{metrics}");
@@ -440,6 +464,8 @@ fn top_on_a_terminal() {
     let bed = Bed::started(Deferred, &[]);
     let listener = bed.listen(V4);
     let pair = bed.stolen(&listener);
+    // The daemon has accepted it, not only the kernel.
+    pair.exchange(1, 1000);
     let size = Winsize { ws_row: 24, ws_col: 80, ws_xpixel: 0, ws_ypixel: 0 };
     for by_signal in [false, true] {
         let terminal = openpty(Some(&size), None).expect("a pseudo-terminal");
@@ -467,7 +493,7 @@ fn top_on_a_terminal() {
         } else {
             master.write_all(b"dq").expect("press keys");
         }
-        eventually("top ends", seconds(5), || top.try_wait().expect("its end").is_some());
+        eventually("top ends", patience(), || top.try_wait().expect("its end").is_some());
         assert!(top.wait().expect("its end").success());
         assert_eq!(tcgetattr(&terminal.slave).expect("settings"), before);
     }
@@ -484,9 +510,14 @@ fn idle_daemon_sleeps() {
     bed.told("status");
     // The last asker is gone, the last sample is taken.
     thread::sleep(Duration::from_secs(3));
-    let before = switches(bed.daemon().pid());
-    thread::sleep(Duration::from_secs(4));
-    assert_eq!(switches(bed.daemon().pid()), before);
+    // Unless something has kept it from that for so long: then it has another chance or two.
+    let pid = bed.daemon().pid();
+    let sleeps = (0..3).any(|_| {
+        let before = switches(pid);
+        thread::sleep(Duration::from_secs(4));
+        switches(pid) == before
+    });
+    assert!(sleeps, "an idle daemon is woken");
     let told = bed.told("status");
     let samples = told["samples"]["connections"].items();
     assert!(samples.len() >= 6, "the seconds of sleep are missing: {samples:?}");
