@@ -13,8 +13,8 @@ once!(passes_a_fast_line, splits_a_slow_line);
 
 /// A line without a satellite: after a few connections new ones pass, and status says so.
 fn passes_a_fast_line() {
-    let threshold = (200 * slowness()).to_string();
-    let mut bed = Bed::started(Deferred, &["--auto-pass", &threshold]);
+    // No handshake takes so long here, however busy the machine is: a single slow one would end the passing.
+    let mut bed = Bed::started(Deferred, &["--auto-pass", "5000"]);
     let listener = bed.listen(V4);
     for seed in 0..8 {
         let pair = bed.stolen(&listener);
@@ -27,7 +27,11 @@ fn passes_a_fast_line() {
         pair.close();
     }
     let told = bed.told("status");
-    assert_eq!(told["syns"]["passed"]["fast_link"].number(), 5);
+    // A SYN that was repeated before anybody took it passes twice, and is seen twice.
+    let [seen, stolen, repeated] = ["seen", "stolen", "repeated"].map(|count| told["syns"][count].number());
+    assert_eq!(stolen, 8);
+    assert_eq!(told["syns"]["passed"]["fast_link"].number(), seen - stolen - repeated);
+    assert!(seen - stolen - repeated >= 5, "{told:?}");
     assert_eq!(told["auto_pass"]["passing"], Json::Bool(true));
     assert_eq!(told["warnings"].items()[0]["code"].text(), "auto_passing");
     // Every 30 seconds one is stolen, to measure again.

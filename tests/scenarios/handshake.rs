@@ -60,7 +60,8 @@ fn client_never_completes(family: Family, handshake: Handshake) {
     }
     assert!(listener.accept_within(Duration::from_millis(300)).is_none(), "a SYN was stolen twice");
     assert_eq!(syns.packets(), SLOTS as u64);
-    assert!(resets.packets() >= 2, "the client did not reset anything");
+    // The server may know of a connection before the client's SYN is injected.
+    eventually("the client resets two", patience(), || resets.packets() >= 2);
 
     bed.direct(&listener).close();
     for (server, _) in &begun {
