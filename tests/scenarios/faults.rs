@@ -136,7 +136,11 @@ fn device_down(family: Family) {
         direct.close();
     }
     assert_eq!(bed.log().matches("cannot write to pepsal's device").count(), 1, "one line, not one a SYN");
+    let addresses = || bed.net.router.exec("ip -6 route show table local dev pepsal0", "");
+    assert!(!addresses().contains("local "));
     bed.net.router.ip("link set dev pepsal0 up\n");
+    // The kernel settles it on its own time, as after the start; until then an injected IPv6 SYN is lost.
+    eventually("the device has its IPv6 address again", patience(), || addresses().contains("local "));
     bed.stolen(&listener).close();
     open.exchange(4, 10_000);
     open.close();
