@@ -14,7 +14,7 @@ cd "$(dirname "$0")/.." || exit 1
 targets='mips-unknown-linux-musl mipsel-unknown-linux-musl armv7-unknown-linux-musleabihf aarch64-unknown-linux-musl x86_64-unknown-linux-musl'
 [ $# -eq 0 ] || targets=$*
 # A program that hangs under the emulator ends here.
-limit=300
+limit=1800
 
 need readelf binutils strings binutils || exit 1
 if ! command -v qemu-mips-static >/dev/null && ! command -v qemu-mips >/dev/null; then

@@ -9,6 +9,8 @@
 //! - an interface down, or no rules, just when a SYN is held: the client goes direct, and the server sees an idle connection
 //!   of the router's too. Only iperf3's minds: it takes any connection for the one that it waits for, and lets the other one
 //!   wait for ever
+//! - the daemon killed, when a server had just accepted and the client was not told yet: an iperf3 that serves one connection has
+//!   served then, and its client is refused
 //! - the daemon away or stalled: no answer at the control socket
 //!
 //! Everything else is a fault.
@@ -298,8 +300,9 @@ fn explain(
         return Some(cause);
     }
     if kind.starts_with("iperf3") {
+        let refused = says(&["Connection refused"]);
         let begun_within = |window: &&Window| {
-            window.effect == Effect::Stray
+            (window.effect == Effect::Stray || window.effect == Effect::Reset && refused)
                 && window.from <= from + HELD
                 && window.to.is_none_or(|end| from <= end)
         };
@@ -343,5 +346,18 @@ mod tests {
         assert_eq!(explained(&windows[..1], 20, 35, why), None, "no other was down when it was through");
         assert_eq!(explained(&windows, 27, 35, why), None, "it was not late");
         assert_eq!(explained(&windows, 20, 35, "early EOF"), None);
+    }
+
+    #[test]
+    fn who_is_refused_by_an_iperf3_that_saw_a_killed_daemon_is_explained() {
+        let seconds = Duration::from_secs;
+        let killed =
+            Window { effect: Effect::Reset, cause: "kill -9", from: seconds(30), to: Some(seconds(31)) };
+        let explained =
+            |kind, from, why| explain(std::slice::from_ref(&killed), kind, (seconds(from), seconds(40)), why);
+        assert_eq!(explained("iperf3 up", 29, "Connection refused"), Some("kill -9"));
+        assert_eq!(explained("iperf3 up", 32, "Connection refused"), None, "it was over");
+        assert_eq!(explained("iperf3 up", 29, "hung"), None);
+        assert_eq!(explained("git clone", 29, "Connection refused"), None);
     }
 }
