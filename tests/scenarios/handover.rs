@@ -151,7 +151,8 @@ fn a_reader_that_has_stopped(family: Family) {
             bed.hand_over(Deferred, &four_workers(&[]));
             // It has no other reason to have one.
             assert_eq!(bed.daemon().pipe_ends(), 2);
-            assert_eq!(bed.told("status")["bytes"]["down"].number(), moved);
+            // More, if the send buffer has grown by less than the kernel tells of: the new one has tried once more.
+            assert!(bed.told("status")["bytes"]["down"].number() >= moved);
         }
         receive_all(client, 1, LENGTH);
     });
