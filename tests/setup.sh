@@ -59,6 +59,8 @@ need_rust() {
     rm -f "$program"
     [ -s /etc/ssl/certs/ca-certificates.crt ] || install_packages ca-certificates || return 1
 
+    # As patient with a network as three_times is.
+    export CARGO_NET_RETRY="${CARGO_NET_RETRY:-10}"
     oldest=$(sed -n 's/^rust-version = "\(.*\)"/\1/p' Cargo.toml)
     if ! command -v cargo >/dev/null; then
         # Under sudo the toolchain is most often the caller's.

@@ -7,6 +7,7 @@ export PEPSAL_BIN=/pepsal BED_RULES=nft CI=1 RUST_BACKTRACE=0
 
 # What run.sh wants, as assignments: the part, and for it
 part='' scenarios='' threads=1 slow=1 # arguments of the scenarios' harness
+real_time=''                          # not empty: the clock is not icount's
 slots=0 largest=0                     # crowd, slots: of the daemon; kB that it may take when idle
 connections=0 kib=0                   # how many connections, KiB of each of their transfers
 sizes='' mib=0 transfers=0 rounds=0   # cost: packet sizes, MiB of a transfer, how many; connections of 1 KiB
@@ -28,6 +29,18 @@ until_true() { # SECONDS COMMAND...
         turns=$((turns - 1))
         [ "$turns" -gt 0 ] || return 1
         sleep 0.1
+    done
+}
+
+# Where the machine's clock is that of the machine that emulates it: says when it has jumped, because that one had no time for
+# this one. A client then repeats its SYN before anybody could answer it.
+watch_clock() {
+    while :; do
+        read -r before _ </proc/uptime
+        sleep 0.2
+        read -r after _ </proc/uptime
+        late=$((${after%.*}${after#*.} - ${before%.*}${before#*.} - 20))
+        [ "$late" -lt 50 ] || printf 'stalled for %s0 ms\n' "$late"
     done
 }
 
@@ -257,6 +270,8 @@ run_cost() {
 }
 
 code=0
+watcher=''
+if [ -n "$real_time" ]; then watch_clock & watcher=$!; fi
 case $part in
 scenarios) run_scenarios || code=$? ;;
 crowd) run_crowd memory ;;
@@ -264,4 +279,5 @@ slots) run_crowd slots ;;
 cost) run_cost ;;
 esac
 [ "$failures" = 0 ] || code=1
+[ -z "$watcher" ] || kill "$watcher"
 exit $code

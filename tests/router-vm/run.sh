@@ -81,7 +81,7 @@ plan() { # ARCH PART
     # makes no timeout of it. Malta's kernel measures its processor by the real-time clock, which must not be the host's
     # then; counted, it takes many times as long, so only its cost is.
     clock='-icount shift=1,sleep=off -rtc clock=vm'
-    case $1,$2 in *,cost) ;; mipsel,*) clock='' ;; esac
+    case $1,$2 in *,cost) ;; mipsel,*) clock='' settings="$settings real_time=yes" ;; esac
     case $2 in
     scenarios)
         # Both ends and the router at once: with less, two hundred connections take more than the kernel allows TCP
@@ -159,10 +159,15 @@ one_part() { # ARCH PART
     printf '%s\n' "$settings" >"$work/files/settings"
     vm_image "$1" "$work/files" "$work/image" || return 1
     out=target/router-vm/$1-$2
-    code=0
     began=$(date +%s)
-    # shellcheck disable=SC2086 # words
-    vm_run "$1" "$work/image" "$out" "$memory" "$seconds" $options || code=$?
+    # What failed while this machine stood still is no verdict.
+    for turn in 1 2 3; do
+        code=0
+        # shellcheck disable=SC2086 # words
+        vm_run "$1" "$work/image" "$out" "$memory" "$seconds" $options || code=$?
+        if [ "$code" = 0 ] || [ $turn = 3 ] || ! grep -q '^stalled for ' "$out/report"; then break; fi
+        printf -- '--- %s: %s: again\n' "$1" "$2"
+    done
     good=$(grep -c '^test .* \.\.\. ok$' "$out/report")
     bad=$(grep -c '^test .* \.\.\. FAILED' "$out/report")
     # Whatever ended the machine early is a failure, even if no test had the time to say so.

@@ -183,7 +183,7 @@ fn quick_checks(rows: &Rows) -> Vec<Check> {
     };
     let [small, lossy, down, near] = cases::QUICK;
     // A tenth more than measured, what chance has a part in aside: which packets of the page the link's queue drops, so that it takes
-    // 0.72 to 0.83 s, each mode for itself (0.88 to 1.11 times as long in ten runs with as many seeds), a round trip being 0.04 s. One
+    // 0.72 to 0.83 s, each mode for itself (0.88 to 1.11 times as long with twelve seeds), a round trip being 0.04 s. One
     // more for each object would be half as long again.
     for (mode, of_small, of_down, of_near) in [("terminal", 0.88, 1.05, 1.3), ("both", 0.7, 0.68, 1.3)] {
         for (case, most) in [(small, of_small), (down, of_down), (near, of_near)] {
