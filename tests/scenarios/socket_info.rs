@@ -9,12 +9,12 @@ pub struct Socket {
 
 impl Socket {
     pub fn of(host: &Host, which: &str, port: u16) -> Socket {
-        let mut words = Vec::new();
-        eventually("a socket that is established", patience(), || {
-            words = Socket::all(host, &format!("{which} = :{port}")).pop().map_or(vec![], |it| it.words);
-            !words.is_empty()
+        let mut found = Vec::new();
+        eventually("one established socket, and no other", patience(), || {
+            found = Socket::all(host, &format!("{which} = :{port}"));
+            found.len() == 1
         });
-        Socket { words }
+        found.remove(0)
     }
 
     /// All that match ss's `filter`, in no order.
