@@ -91,10 +91,10 @@ impl Daemon {
         self.child.id()
     }
 
-    /// VmRSS of proc(5), in KiB.
+    /// RssAnon of proc(5), in KiB: without the program itself, of which the kernel has more or less in memory as it likes.
     pub fn memory(&self) -> u64 {
         let status = std::fs::read_to_string(format!("/proc/{}/status", self.pid())).expect("its status");
-        let line = status.lines().find_map(|line| line.strip_prefix("VmRSS:")).expect("VmRSS");
+        let line = status.lines().find_map(|line| line.strip_prefix("RssAnon:")).expect("RssAnon");
         line.trim().trim_end_matches(" kB").parse().expect("a number")
     }
 
