@@ -103,6 +103,11 @@ fn steal(pep: &Pep, taker: usize, syn: &Syn, mut packet: Queued, crowded: bool) 
     let Some(mut slot) = pep.slots.lock(id) else {
         return pep.pass(packet.id, Passed::Ending);
     };
+    // Again, because `stop` has looked at this slot already: nobody would let its SYN go.
+    if pep.ending.load(Ordering::Relaxed) {
+        pep.release(id, slot);
+        return pep.pass(packet.id, Passed::Ending);
+    }
     let mut server = match dialled {
         Ok(server) => server,
         Err(errno) => {
