@@ -1,6 +1,6 @@
-//! Shows that whatever a system call answers, one connection at most is the worse for it: its SYN passes direct, or it is
-//! reset, and never ends as if it were whole. Nothing is left of it, and a thread that panics takes the whole process with
-//! it at once.
+//! Shows that whatever a system call answers, and however late, one connection at most is the worse for it: its SYN passes
+//! direct, or it is reset, and never ends as if it were whole. Nothing is left of it, and a thread that panics takes the
+//! whole process with it at once.
 
 use std::net::SocketAddr;
 use std::os::unix::process::ExitStatusExt;
@@ -24,6 +24,7 @@ once!(
     failing_calls_at_the_gateway,
     worker_panics,
     main_thread_panics,
+    told_to_end_while_it_dials,
     wall_clock_jumps
 );
 
@@ -135,6 +136,20 @@ fn main_thread_panics() {
     panics(Call::MainWait, |bed| {
         let _ = std::os::unix::net::UnixStream::connect(bed.control());
     });
+}
+
+/// A worker that was amid its calls then holds no SYN afterwards: the daemon would wait for a server that says nothing.
+fn told_to_end_while_it_dials() {
+    let Some(preload) = Preload::compile("dials") else { return };
+    let mut bed = started(&preload, Deferred, &[]);
+    let silent = bed.closed_port(V4);
+    bed.net.server.discard("silent", "input priority 0", &format!("tcp dport {}", silent.port()));
+    preload.fail(Call::Connect, 1, Errno::UnknownErrno);
+    assert!(Forger::at(&bed.net.client, true).send_syn(SocketAddr::new(V4.client(), 22_999), silent));
+    eventually("it dials", patience(), || preload.calls(Call::Connect).1 == 1);
+    bed.signal(Signal::SIGTERM);
+    // Half of what a server may take to answer.
+    assert!(bed.daemon().wait_end(seconds(10)).success());
 }
 
 /// The daemon cannot notice: it never asks for the time of day.

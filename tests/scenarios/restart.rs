@@ -2,24 +2,21 @@
 //! direct at once; asked to end, it lets its connections finish first, within a bound. Started again, it steals
 //! again.
 
-use std::net::{Shutdown, SocketAddr};
+use std::net::Shutdown;
 use std::os::unix::process::ExitStatusExt;
 use std::thread;
 use std::time::Instant;
 
-use nix::errno::Errno;
 use nix::sys::signal::Signal;
 
 use crate::bed::{Bed, Family, Handshake, Handshake::*, Plan};
 use crate::connection::Pair;
 use crate::host::{eventually, patience, seconds};
-use crate::preload::{Call, Preload};
-use crate::segment::Forger;
 use crate::stream::{End, MIB, end, receive_all, receive_some, send, send_part};
 
 four_ways!(killed, asked_to_end_amid_a_transfer, asked_to_end_with_a_stalled_connection);
 both_families!(killed_while_it_holds_a_syn, asked_to_end_while_it_holds_a_syn);
-once!(ready_at_once, asked_to_end_while_idle, asked_to_end_while_it_dials, asked_twice, internal_error);
+once!(ready_at_once, asked_to_end_while_idle, asked_twice, internal_error);
 
 const SYN: &str = "tcp flags & (syn | ack) == syn";
 
@@ -114,23 +111,6 @@ fn killed_while_it_holds_a_syn(family: Family) {
 
 fn asked_to_end_while_it_holds_a_syn(family: Family) {
     hold_a_syn(family, Signal::SIGTERM);
-}
-
-/// A worker that was amid its system calls holds no SYN afterwards: the daemon would wait for a server that says nothing.
-fn asked_to_end_while_it_dials() {
-    let Some(preload) = Preload::compile("dials") else { return };
-    let mut bed = Bed::build(Plan::default());
-    bed.install_rules(&[]);
-    bed.start_prepared(Deferred, &[], |command| preload.prepare(command));
-    let silent = bed.closed_port(Family::V4);
-    bed.net.server.discard("silent", "input priority 0", &format!("tcp dport {}", silent.port()));
-    preload.fail(Call::Connect, 1, Errno::UnknownErrno);
-    let from = SocketAddr::new(Family::V4.client(), 22_999);
-    assert!(Forger::at(&bed.net.client, true).send_syn(from, silent));
-    eventually("it dials", patience(), || preload.calls(Call::Connect).1 == 1);
-    bed.signal(Signal::SIGTERM);
-    // Half of what a server may take to answer.
-    assert!(bed.daemon().wait_end(seconds(10)).success());
 }
 
 fn asked_to_end_amid_a_transfer(family: Family, handshake: Handshake) {
