@@ -150,6 +150,7 @@ fetch_library() {
     rm -rf "$apt"
     mkdir -p "$apt/lists/partial" "$apt/cache/archives/partial" "$apt/unpacked"
     mirror=$(debian_mirror)
+    [ -n "$mirror" ] || die "cannot have the source of Rust's library (no Debian mirror set up here): rustup component add rust-src"
     cat >"$apt/backports.sources" <<END
 Types: deb
 URIs: $mirror
@@ -176,17 +177,6 @@ END
 
 from_backports() { # OPTIONS OF APT...
     apt-get "$@" update && apt-get "$@" -o Acquire::Retries=3 download "rust-src=$release+*"
-}
-
-# The mirror that this machine uses for Debian itself.
-debian_mirror() {
-    # shellcheck disable=SC2016 # apt's variable
-    uri=$(apt-get indextargets --format '$(REPO_URI)' 'Origin: Debian' 'Label: Debian' 2>/dev/null | head -n 1)
-    [ -n "$uri" ] || { three_times apt-get update -qq >/dev/null 2>&1 || :; }
-    # shellcheck disable=SC2016
-    [ -n "$uri" ] || uri=$(apt-get indextargets --format '$(REPO_URI)' 'Origin: Debian' 'Label: Debian' | head -n 1)
-    [ -n "$uri" ] || die "cannot have the source of Rust's library (no Debian mirror set up here): rustup component add rust-src"
-    printf '%s\n' "$uri"
 }
 
 # The start file and the C library of target $1. zig makes them when it links a program, and says where they are.

@@ -33,12 +33,6 @@ root=$work/root/$1
 . "$top/tests/setup.sh"
 need make make || exit 1
 
-# The mirror that this machine uses for Debian itself.
-debian_mirror() {
-    # shellcheck disable=SC2016 # apt's variable
-    apt-get indextargets --format '$(REPO_URI)' 'Origin: Debian' 'Label: Debian' 2>/dev/null | head -n 1
-}
-
 fetch_source() { # OPTIONS OF APT...
     { apt-get "$@" update && apt-get "$@" -o Acquire::Retries=3 --download-only source "musl=$version-*"; } ||
         apt-get "$@" --download-only source musl
@@ -47,10 +41,6 @@ fetch_source() { # OPTIONS OF APT...
 # The source, by a private list of packages: few machines have source packages set up.
 if [ ! -e "$work/musl-$version/configure" ]; then
     mirror=$(debian_mirror)
-    if [ -z "$mirror" ]; then
-        three_times apt-get update -qq >/dev/null 2>&1 || :
-        mirror=$(debian_mirror)
-    fi
     [ -n "$mirror" ] || die 'cannot have the source of musl: no Debian mirror set up here'
     apt=$work/apt-musl
     rm -rf "$apt"

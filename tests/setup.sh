@@ -21,6 +21,15 @@ three_times() {
     "$@"
 }
 
+# The mirror that this machine uses for Debian itself; nothing if none is set up here.
+debian_mirror() {
+    # shellcheck disable=SC2016 # apt's variable
+    set -- apt-get indextargets --format '$(REPO_URI)' 'Origin: Debian' 'Label: Debian'
+    # A machine that has never asked for packages knows none.
+    [ -n "$("$@" 2>/dev/null)" ] || three_times apt-get update -qq >/dev/null 2>&1 || :
+    "$@" 2>/dev/null | head -n 1
+}
+
 install_packages() { # PACKAGES, one word each
     if ! command -v apt-get >/dev/null || [ "$(id -u)" != 0 ]; then
         printf 'install these packages first (as root this is done for you): %s\n' "$1" >&2

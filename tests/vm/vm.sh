@@ -60,12 +60,6 @@ vm_apt() { # COMMAND...
         -o APT::Sandbox::User=root "$@"
 }
 
-# The mirror that this machine uses for Debian itself.
-vm_mirror() {
-    # shellcheck disable=SC2016 # apt's variable
-    apt-get indextargets --format '$(REPO_URI)' 'Origin: Debian' 'Label: Debian' 2>/dev/null | head -n 1
-}
-
 # Into this directory.
 vm_download() {
     vm_apt apt-get update || return 1
@@ -82,11 +76,7 @@ vm_download() {
 vm_fetch() {
     [ ! -e "$vm_here/debian/done" ] || return 0
     command -v apt-get >/dev/null && command -v dpkg >/dev/null || vm_fail 'needs a Debian machine (apt-get, dpkg)' || return 1
-    vm_from=$(vm_mirror)
-    if [ -z "$vm_from" ]; then
-        three_times apt-get update -qq >/dev/null 2>&1
-        vm_from=$(vm_mirror)
-    fi
+    vm_from=$(debian_mirror)
     [ -n "$vm_from" ] || vm_fail 'no Debian mirror is set up here' || return 1
     printf 'vm: fetching Debian %s for %s\n' "$vm_suite" "$1" >&2
     rm -rf "$vm_here/apt" "$vm_here/debian" "$vm_here/packages"
