@@ -11,8 +11,8 @@ use super::*;
 use crate::pipes::MAX_PIPES;
 
 /// For what has to come, however busy the machine is.
-const LONG: Duration = Duration::from_secs(60);
 const LONG_MS: u16 = 60_000;
+const LONG: Duration = Duration::from_millis(LONG_MS as u64);
 
 /// A split connection on the loopback device, with the two applications' ends.
 struct Bench {

@@ -6,7 +6,7 @@ use std::thread;
 use std::time::Duration;
 
 use crate::bed::{Bed, Family::*, Handshake::*, Plan};
-use crate::host::{patience, slowness};
+use crate::host::{SYN, patience, slowness};
 use crate::json::Json;
 
 once!(passes_a_fast_line, splits_a_slow_line);
@@ -50,7 +50,7 @@ fn splits_a_slow_line() {
     bed.start(Deferred, &["--auto-pass", "1"]);
     let listener = bed.listen(V4);
     // Answers only the second SYN of each connection, so after a second.
-    let syn = format!("tcp dport {} tcp flags & (syn | ack) == syn", listener.address.port());
+    let syn = format!("tcp dport {} {SYN}", listener.address.port());
     bed.net.server.add_rules(
         "late",
         "input priority 0",

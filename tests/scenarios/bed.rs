@@ -160,6 +160,13 @@ impl Bed {
         address
     }
 
+    /// A port of the server from which no answer comes, not even a refusal.
+    pub fn silent_port(&self, family: Family) -> SocketAddr {
+        let address = self.closed_port(family);
+        self.net.server.discard("silent", "input priority 0", &format!("tcp dport {}", address.port()));
+        address
+    }
+
     pub fn connect(&self, to: SocketAddr) -> io::Result<TcpStream> {
         dial(&self.net.client, to, |_| ())
     }

@@ -9,7 +9,7 @@ use std::time::{Duration, Instant};
 use crate::bed::{Bed, Family, Handshake::*, Plan};
 use crate::connection::{Listener, Pair, reset};
 use crate::daemon::{binary, refusal};
-use crate::host::{eventually, patience, slowness};
+use crate::host::{SYN, eventually, patience, slowness};
 use crate::stream::{End, end, receive, receive_all, send, send_part};
 
 both_families!(first_bytes_with_the_syn, server_speaks_first, odd_ends);
@@ -35,8 +35,7 @@ fn acquainted(family: Family) -> (Bed, Listener) {
 fn first_bytes_with_the_syn(family: Family) {
     let (mut bed, listener) = acquainted(family);
     // Longer than all headers with all options.
-    let with_bytes =
-        format!("tcp dport {} tcp flags & (syn | ack) == syn meta length > 150", listener.address.port());
+    let with_bytes = format!("tcp dport {} {SYN} meta length > 150", listener.address.port());
     let syns = bed.net.server.count("syns", "input priority 0", &with_bytes);
 
     for (seed, length) in [(2, 300), (3, 100_000)] {

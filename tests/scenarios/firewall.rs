@@ -13,7 +13,7 @@ use nix::{setsockopt_impl, sockopt_impl};
 use crate::bed::{Bed, Family, Handshake, Handshake::*, Net, Plan, nft_rules};
 use crate::connection::{Listener, Pair, dial, dial_within};
 use crate::daemon::rules;
-use crate::host::{eventually, patience, seconds};
+use crate::host::{SYN, eventually, patience, seconds};
 use crate::segment::send_syn;
 
 four_ways!(what_is_dropped_stays_dropped, guest_zone, translated_destination);
@@ -182,13 +182,7 @@ fn signed_with_ao(family: Family) {
     let listener = bed.listen(family);
     let from = SocketAddr::new(family.client(), 23_000);
     let option = [AUTHENTICATION, 16, 1, 1, 1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 11, 12];
-    let matching = |ip| {
-        format!(
-            "{} saddr {ip} tcp dport {} tcp flags & (syn | ack) == syn",
-            family.nft(),
-            listener.address.port()
-        )
-    };
+    let matching = |ip| format!("{} saddr {ip} tcp dport {} {SYN}", family.nft(), listener.address.port());
     let own = bed.net.server.count("own", "input priority -400", &matching(from.ip()));
     let split = bed.net.server.count("split", "input priority -400", &matching(family.router_wan()));
     send_syn(&bed.net.client, from, listener.address, &option);

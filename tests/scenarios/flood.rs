@@ -113,8 +113,7 @@ fn syn_flood(family: Family, handshake: Handshake) {
     bed.net.router.ip(&format!("route add {network} via {client} dev lan\n"));
     let listeners: [Listener; 3] = std::array::from_fn(|_| bed.listen(family));
     let [open, beside, attacked] = &listeners;
-    let silent = bed.closed_port(family);
-    bed.net.server.discard("silent", "input priority 0", &format!("tcp dport {}", silent.port()));
+    let silent = bed.silent_port(family);
     let targets = [attacked.address, bed.closed_port(family), silent];
 
     let pairs: Vec<Pair> = (0..4).map(|_| bed.stolen(open)).collect();

@@ -16,7 +16,7 @@ use nix::sys::socket::{AddressFamily, SockFlag, SockProtocol, SockType, Sockaddr
 
 use crate::bed::{Bed, Family, Handshake, Handshake::*};
 use crate::connection::{Pair, reset};
-use crate::host::{SetOnDrop, eventually, patience};
+use crate::host::{SYN, SetOnDrop, eventually, patience};
 use crate::segment::send_syn;
 use crate::stream::{End, end, receive, receive_all, send};
 
@@ -42,7 +42,7 @@ fn port_of_the_client(family: Family, number: usize) -> SocketAddr {
 fn client_never_completes(family: Family, handshake: Handshake) {
     let mut bed = Bed::started(handshake, FOUR_SLOTS);
     let listener = bed.listen(family);
-    let to_listener = format!("tcp dport {} tcp flags & (syn | ack) == syn", listener.address.port());
+    let to_listener = format!("tcp dport {} {SYN}", listener.address.port());
     let syns = bed.net.server.count("syns", "input priority 0", &to_listener);
     let resets = bed.net.client.count("resets", "output priority 0", "tcp flags & rst == rst");
     bed.net.client.discard("deaf", "input priority -400", "tcp dport 20000-20001");
@@ -154,7 +154,7 @@ fn repeated_while_queued(family: Family, handshake: Handshake) {
     const CLIENTS: u64 = 100;
     let mut bed = Bed::started(handshake, &["-T", "1"]);
     let listener = bed.listen(family);
-    let to_listener = format!("tcp dport {} tcp flags & (syn | ack) == syn", listener.address.port());
+    let to_listener = format!("tcp dport {} {SYN}", listener.address.port());
     let syns = bed.net.client.count("syns", "output priority 0", &to_listener);
 
     bed.signal(Signal::SIGSTOP);
@@ -229,7 +229,7 @@ fn daemon_is_late(family: Family) {
         eventually("all SYNs are injected", patience(), || injected.packets() == CLIENTS);
         // Both ends would repeat themselves in the same moment; a SYN that is overtaken by data confuses conntrack, which
         // then lets an answer out as it is.
-        bed.net.client.discard("mute", "output priority -400", "tcp flags & (syn | ack) == syn");
+        bed.net.client.discard("mute", "output priority -400", SYN);
         bed.signal(Signal::SIGSTOP);
         bed.net.client.remove_rules("deaf");
         thread::sleep(PATIENCE + Duration::from_secs(1));

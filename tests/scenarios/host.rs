@@ -10,6 +10,9 @@ use std::time::{Duration, Instant};
 
 use nix::sched::{CloneFlags, setns};
 
+/// nft's expression for the SYN that begins a connection.
+pub const SYN: &str = "tcp flags & (syn | ack) == syn";
+
 pub struct Host {
     pub netns: String,
 }

@@ -8,6 +8,7 @@ use nix::sys::socket::{setsockopt, sockopt};
 
 use crate::bed::{Bed, Family, Handshake, Handshake::*, Hop, Plan};
 use crate::connection::dial;
+use crate::host::SYN;
 use crate::stream::MIB;
 
 four_ways!(mark, dscp, path_mtu, masquerade);
@@ -106,7 +107,7 @@ fn masquerade(family: Family, handshake: Handshake) {
 fn segment_size(family: Family) {
     let mut bed = Bed::started(Deferred, &["--mss", "1000"]);
     let listener = bed.listen(family);
-    let syn = "tcp flags & (syn | ack) == syn tcp option maxseg size";
+    let syn = format!("{SYN} tcp option maxseg size");
     let small = bed.net.server.count("small", "input priority 0", &format!("{syn} 1000"));
     let others = bed.net.server.count("others", "input priority 0", &format!("{syn} != 1000"));
     bed.stolen(&listener).exchange(1, MIB);

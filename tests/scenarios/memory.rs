@@ -70,7 +70,6 @@ fn budget(family: Family, handshake: Handshake) {
         // The senders go on sending for all they can.
         thread::sleep(seconds(3));
         let most = held(&bed);
-        println!("{} connections hold {most} bytes", stalled.len());
         assert!((BUDGET / 2..BUDGET * 5 / 4).contains(&most), "{most} bytes are held of {BUDGET}");
 
         // What a leg may announce again once there is room: a part of its share, and not 400 KB.

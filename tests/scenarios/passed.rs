@@ -8,13 +8,11 @@ use std::net::SocketAddr;
 use nix::sys::signal::Signal;
 
 use crate::bed::{Bed, Family::*, Handshake::*};
-use crate::host::{eventually, patience, seconds};
+use crate::host::{SYN, eventually, patience, seconds};
 use crate::json::Json;
 use crate::segment::{Forger, send_syn};
 
 once!(passed_by_reason, excluded_by_the_rules, undelivered, daemon_too_slow, ending);
-
-const SYN: &str = "iifname lan tcp flags & (syn | ack) == syn";
 
 fn warnings(bed: &Bed) -> Vec<String> {
     bed.told("status")["warnings"].items().iter().map(|warning| warning["code"].text().into()).collect()
@@ -37,8 +35,7 @@ fn passed_by_reason() {
     bed.connect(unreachable).expect_err("an unreachable port");
     assert!(bed.passed("unreachable") >= 1);
 
-    let silent = bed.closed_port(V4);
-    bed.net.server.discard("silent", "input priority 0", &format!("tcp dport {}", silent.port()));
+    let silent = bed.silent_port(V4);
     // A forged SYN, for a kernel would repeat its own just when the daemon gives up, and be counted a second time.
     let forger = Forger::at(&bed.net.client, true);
     let from = |port| SocketAddr::new(V4.client(), port);
@@ -107,7 +104,7 @@ fn daemon_too_slow() {
     const SYNS: u64 = 3000;
     let mut bed = Bed::started(Early, &["-c", "2"]);
     let router = bed.net.router.twin();
-    let forwarded = router.count("forwarded", "forward priority -300", SYN);
+    let forwarded = router.count("forwarded", "forward priority -300", &format!("iifname lan {SYN}"));
     let listener = bed.listen(V4);
     bed.net.server.discard("flood", "input priority 0", &format!("tcp dport {}", listener.address.port()));
     let forger = Forger::at(&bed.net.client, true);
@@ -143,8 +140,7 @@ fn ending() {
     let mut bed = Bed::started(Deferred, &[]);
     let listener = bed.listen(V4);
     let open = bed.stolen(&listener);
-    let silent = bed.closed_port(V4);
-    bed.net.server.discard("silent", "input priority 0", &format!("tcp dport {}", silent.port()));
+    let silent = bed.silent_port(V4);
     assert!(Forger::at(&bed.net.client, true).send_syn(SocketAddr::new(V4.client(), 23_000), silent));
     eventually("the SYN is held", patience(), || {
         bed.told("status")["connections"]["connecting"].number() == 1

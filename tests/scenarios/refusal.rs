@@ -9,7 +9,7 @@ use nix::errno::Errno;
 
 use crate::bed::{Bed, Family, Handshake, Handshake::*};
 use crate::connection::dial_within;
-use crate::host::{patience, seconds};
+use crate::host::{SYN, patience, seconds};
 use crate::stream::{End, end};
 
 four_ways!(closed_port);
@@ -23,12 +23,7 @@ both_families!(
 
 /// Counts at the server the SYNs to `to` that come from the client itself, not from the router.
 fn syns_of_the_client(family: Family, to: SocketAddr) -> String {
-    format!(
-        "{} saddr {} tcp dport {} tcp flags & (syn | ack) == syn",
-        family.nft(),
-        family.client(),
-        to.port()
-    )
+    format!("{} saddr {} tcp dport {} {SYN}", family.nft(), family.client(), to.port())
 }
 
 const BEFORE_FILTER: &str = "input priority -10";
@@ -127,7 +122,7 @@ fn server_answers_late(family: Family) {
     let mut bed = Bed::started(Deferred, &[]);
     let listener = bed.listen(family);
     let port = listener.address.port();
-    let syn = format!("tcp dport {port} tcp flags & (syn | ack) == syn");
+    let syn = format!("tcp dport {port} {SYN}");
     bed.net.server.add_rules(
         "late",
         "input priority 0",

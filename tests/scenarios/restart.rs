@@ -11,14 +11,12 @@ use nix::sys::signal::Signal;
 
 use crate::bed::{Bed, Family, Handshake, Handshake::*, Plan};
 use crate::connection::Pair;
-use crate::host::{eventually, patience, seconds};
+use crate::host::{SYN, eventually, patience, seconds};
 use crate::stream::{End, MIB, end, receive_all, receive_some, send, send_part};
 
 four_ways!(killed, asked_to_end_amid_a_transfer, asked_to_end_with_a_stalled_connection);
 both_families!(killed_while_it_holds_a_syn, asked_to_end_while_it_holds_a_syn);
 once!(ready_at_once, asked_to_end_while_idle, asked_twice, internal_error);
-
-const SYN: &str = "tcp flags & (syn | ack) == syn";
 
 /// What the daemon says is so: from then on, the very first SYN reaches the listener.
 fn ready_at_once() {
